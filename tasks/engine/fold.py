@@ -1,0 +1,98 @@
+"""Fold over row groups: map a summary over them, merge in their order.
+
+Batches are cut by the data alone, never by the cluster, and merged left to right, so an answer is
+the same to the last bit on any number of workers.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
+from typing import Any, TypeVar
+
+from tasks.engine.dataset import RowGroup
+from tasks.engine.errors import RunError
+
+Summary = TypeVar("Summary")
+
+BATCH_ROWS = 131_072
+LOST_WORKER_RETRIES = 5
+
+
+def batches(row_groups: Sequence[RowGroup], rows: int = BATCH_ROWS) -> list[tuple[RowGroup, ...]]:
+    """Neighbouring row groups of one file, up to about `rows` rows together."""
+    cut: list[list[RowGroup]] = []
+    size = 0
+    for group in row_groups:
+        if cut and cut[-1][0].uri == group.uri and size + group.rows <= rows:
+            cut[-1].append(group)
+            size += group.rows
+        else:
+            cut.append([group])
+            size = group.rows
+    return [tuple(batch) for batch in cut]
+
+
+def fold(
+    client: Any,
+    row_groups: Sequence[RowGroup],
+    summarise: Callable[[tuple[RowGroup, ...]], Summary],
+    merge: Callable[[Summary, Summary], Summary],
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Summary:
+    """The merged summary of all batches of row groups.
+
+    `client` is a Dask client, or None to run here. `summarise` takes a batch (neighbouring row
+    groups of one file) and must be picklable. `on_progress` gets rows done and rows in all.
+
+    Raises:
+        ValueError: there are no row groups.
+        RunError: a batch lost its worker more than a handful of times.
+        Whatever `summarise` raises.
+    """
+    cut = batches(row_groups)
+    if not cut:
+        raise ValueError("nothing to fold over")
+    total = sum(group.rows for group in row_groups)
+    done = 0
+    results: dict[int, Summary] = {}
+    for index, summary in _summaries(client, cut, summarise):
+        results[index] = summary
+        done += sum(group.rows for group in cut[index])
+        on_progress(done, total)
+    return reduce(merge, (results[index] for index in range(len(cut))))
+
+
+def _summaries(
+    client: Any,
+    cut: list[tuple[RowGroup, ...]],
+    summarise: Callable[[tuple[RowGroup, ...]], Summary],
+) -> Iterator[tuple[int, Summary]]:
+    """Summaries by batch number, as they come."""
+    if client is None:
+        for index, batch in enumerate(cut):
+            yield index, summarise(batch)
+        return
+    from distributed import as_completed
+    from distributed.scheduler import KilledWorker
+
+    numbers: dict[Any, int] = {}
+    for index, batch in enumerate(cut):
+        numbers[client.submit(summarise, batch, pure=False)] = index
+    losses = [0] * len(cut)
+    waiting = as_completed(list(numbers))
+    try:
+        for future in waiting:
+            index = numbers.pop(future)
+            try:
+                yield index, future.result()
+            except KilledWorker:
+                losses[index] += 1
+                if losses[index] > LOST_WORKER_RETRIES:
+                    raise RunError(
+                        f"{losses[index]} workers died while reading {cut[index][0].uri}. Give them "
+                        "more memory (cluster.memory_limit) or write smaller row groups."
+                    ) from None
+                again = client.submit(summarise, cut[index], pure=False)
+                numbers[again] = index
+                waiting.add(again)
+    finally:
+        client.cancel(list(numbers))

@@ -1,0 +1,92 @@
+"""BOOSTLINE_HOME: what a run keeps, by key, on a local path or any fsspec URI.
+
+Whatever is read back is verified against the digest that was written with it: a file that was
+cut short or altered counts as absent.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import TypeVar
+from uuid import uuid4
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+from pydantic import BaseModel
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def digest_of(*parts: object) -> str:
+    """128 bits of BLAKE2b over the parts' canonical JSON, as hexadecimal text."""
+    text = json.dumps(parts, sort_keys=True, default=_plain, ensure_ascii=True)
+    return blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    raise TypeError(f"not part of a key: {type(value)}")
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder that holds everything Boostline keeps; nothing is created until it is written."""
+
+    root: str
+
+    @classmethod
+    def at(cls, root: str | None = None) -> "Home":
+        """`root`, or BOOSTLINE_HOME, or `.boostline` here; a local path is made absolute."""
+        root = root or os.environ.get("BOOSTLINE_HOME") or ".boostline"
+        return cls(root if "://" in root else str(Path(root).expanduser().absolute()))
+
+    @property
+    def local(self) -> Path:
+        """Where this host keeps what can't live on object storage (databases, spools, logs)."""
+        return Path(self.root) if "://" not in self.root else Path(".boostline").absolute()
+
+    def path(self, *parts: str) -> str:
+        return "/".join([self.root.rstrip("/"), *parts])
+
+    def load(self, model: type[Model], *parts: str) -> Model | None:
+        """What `save` wrote, or None where there is nothing whole of this shape."""
+        filesystem, path = fsspec.core.url_to_fs(self.path(*parts))
+        try:
+            content = bytes(filesystem.cat_file(path))
+        except FileNotFoundError:
+            return None
+        seal, _, body = content.partition(b"\n")
+        if seal != _seal(body):
+            return None
+        return model.model_validate_json(body)
+
+    def save(self, value: BaseModel, *parts: str) -> None:
+        body = value.model_dump_json().encode()
+        write_atomically(self.path(*parts), _seal(body) + b"\n" + body)
+
+
+def _seal(body: bytes) -> bytes:
+    return blake2b(body, digest_size=16).hexdigest().encode()
+
+
+def write_atomically(uri: str, content: bytes) -> None:
+    """Whole or not at all: written beside, synced and renamed where the file system can rename."""
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    filesystem.makedirs(filesystem._parent(path), exist_ok=True)
+    if not isinstance(filesystem, LocalFileSystem):
+        filesystem.pipe_file(path, content)
+        return
+    beside = f"{path}.{uuid4().hex}.part"
+    try:
+        with open(beside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        if os.path.exists(beside):
+            os.unlink(beside)

@@ -1,0 +1,465 @@
+"""Raw columns to predictions: the one implementation, for workers and for served models.
+
+This file imports only the standard library, NumPy, pandas and XGBoost, and nothing of this
+project: its text is copied as it stands into every recorded model, so that a served model and the
+run that trained it compute the same numbers by the same code.
+"""
+
+import decimal
+import difflib
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import xgboost as xgb
+
+Kind = Literal["number", "bool", "category", "time", "duration", "decimal"]
+KINDS: tuple[Kind, ...] = ("number", "bool", "category", "time", "duration", "decimal")
+
+BOOSTER_FILE = "booster.ubj"
+ENCODER_FILE = "encoder.json"
+MANIFEST_FILE = "manifest.json"
+
+_TICKS_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+_NAT = np.iinfo(np.int64).min
+
+
+class TamperedModelError(ValueError):
+    """The files of a stored model are not the files that were stored."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """How one raw column becomes one feature.
+
+    Numeric kinds become `(x - center) / scale` in float64, then float32. A category becomes its
+    place in `categories`, which is sorted by code point.
+    """
+
+    name: str
+    kind: Kind
+    center: float = 0.0
+    scale: float = 1.0
+    categories: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"column {self.name!r} has kind {self.kind!r}; known: {list(KINDS)}")
+        if not (math.isfinite(self.center) and math.isfinite(self.scale) and self.scale != 0):
+            raise ValueError(
+                f"column {self.name!r} has center {self.center} and scale {self.scale}; "
+                "both must be finite and the scale not zero"
+            )
+        if (self.kind == "category") != (self.categories is not None):
+            raise ValueError(f"column {self.name!r}: exactly the categories have a dictionary")
+        if self.categories is not None:
+            object.__setattr__(self, "categories", tuple(self.categories))
+            if list(self.categories) != sorted(set(self.categories)):
+                raise ValueError(f"column {self.name!r}: categories must be sorted and distinct")
+
+    @cached_property
+    def codes(self) -> Mapping[str, int]:
+        """The place of each category in the dictionary."""
+        return {text: code for code, text in enumerate(self.categories or ())}
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """The features of a model, in the order in which its booster knows them."""
+
+    columns: tuple[Column, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "columns", tuple(self.columns))
+        names = self.names
+        if len(set(names)) != len(names):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise ValueError(f"columns named more than once: {twice}")
+
+    @property
+    def names(self) -> list[str]:
+        return [column.name for column in self.columns]
+
+    @property
+    def feature_types(self) -> list[str]:
+        """XGBoost's type of each feature: `c` for categories, `q` for all others."""
+        return ["c" if column.kind == "category" else "q" for column in self.columns]
+
+    def to_json(self) -> str:
+        return json.dumps([vars_of(column) for column in self.columns], ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Encoder":
+        return cls(tuple(Column(**column) for column in json.loads(text)))
+
+    def select(self, frame: pd.DataFrame) -> list[pd.Series]:
+        """The encoder's columns of `frame`, by name and in order; other columns are ignored.
+
+        Raises:
+            ValueError: columns are missing, or a needed one is there more than once.
+        """
+        places: dict[str, int] = {}
+        twice: set[str] = set()
+        for place, label in enumerate(frame.columns):
+            name = str(label)
+            if name in places:
+                twice.add(name)
+            places[name] = place
+        missing = [name for name in self.names if name not in places]
+        if missing:
+            raise ValueError(_missing_columns(missing, list(places)))
+        if wrong := sorted(twice.intersection(self.names)):
+            raise ValueError(f"columns named more than once in the table: {wrong}")
+        return [frame.iloc[:, places[name]] for name in self.names]
+
+    def encode(self, frame: pd.DataFrame) -> npt.NDArray[np.float32]:
+        """Features of the rows of `frame`.
+
+        Args:
+            frame: raw columns; any order, further columns are ignored. NumPy, nullable, Arrow,
+                string, categorical and object types are accepted.
+
+        Returns:
+            float32, (rows, columns), C order; NaN where a value is missing or a category unseen.
+
+        Raises:
+            ValueError: a column is missing, or holds values that are not of its kind, or values
+                that are infinite in 32 bits.
+        """
+        features = np.empty((len(frame), len(self.columns)), dtype=np.float32)
+        for place, (column, series) in enumerate(
+            zip(self.columns, self.select(frame), strict=True)
+        ):
+            features[:, place] = _feature(column, series)
+        return features
+
+    def unseen_counts(self, frame: pd.DataFrame) -> dict[str, int]:
+        """Rows by category column whose value is there but not in the dictionary."""
+        counts = {}
+        for column, series in zip(self.columns, self.select(frame), strict=True):
+            if column.kind == "category":
+                codes, texts = category_levels(series)
+                known = np.array([text in column.codes for text in texts] + [True], dtype=bool)
+                counts[column.name] = int(np.count_nonzero(~known[codes]))
+        return counts
+
+
+class Scorer:
+    """An encoder, a booster and the mean of the training target: a whole model.
+
+    The scorer owns the booster that it is given, and sets its device and threads.
+
+    Args:
+        encoder: the features.
+        booster: trained on the encoder's features, with base score 0.
+        mean: of the training target; added in float64 to what the booster says.
+        threads: of XGBoost; 0 means all cores.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        booster: xgb.Booster,
+        mean: float,
+        *,
+        threads: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        if booster.num_features() != len(encoder.columns):
+            raise ValueError(
+                f"the booster takes {booster.num_features()} features, "
+                f"the encoder makes {len(encoder.columns)}"
+            )
+        booster.set_param({"nthread": threads, "device": device})
+        self.encoder = encoder
+        self.booster = booster
+        self.mean = float(mean)
+        self._in_place = json.loads(booster.save_config())["learner"]["gradient_booster"][
+            "name"
+        ] in ("gbtree", "dart")
+
+    def predict(self, frame: pd.DataFrame) -> npt.NDArray[np.float64]:
+        """Predictions in units of the target: float64, (rows,). Raises as `Encoder.encode`."""
+        return self.predict_features(self.encoder.encode(frame))
+
+    def predict_features(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """Predictions, float64 (rows,), for what `Encoder.encode` returned."""
+        if len(features) == 0:
+            return np.empty(0, dtype=np.float64)
+        if self._in_place:
+            margin = self.booster.inplace_predict(features, predict_type="margin", missing=math.nan)
+        else:
+            matrix = xgb.DMatrix(
+                features,
+                feature_names=self.booster.feature_names,
+                feature_types=self.encoder.feature_types,
+                enable_categorical=True,
+            )
+            margin = self.booster.predict(matrix, output_margin=True)
+        return self.mean + np.asarray(margin, dtype=np.float64).reshape(len(features))
+
+    def unseen_counts(self, frame: pd.DataFrame) -> dict[str, int]:
+        """See `Encoder.unseen_counts`."""
+        return self.encoder.unseen_counts(frame)
+
+    def save(self, folder: Path | str) -> dict[str, str]:
+        """Write the model into `folder`, the manifest last.
+
+        Returns:
+            SHA-256 in hexadecimal of each file by its name, the manifest's included.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        encoder = {
+            "mean": self.mean,
+            "columns": [vars_of(column) for column in self.encoder.columns],
+        }
+        files = {
+            BOOSTER_FILE: bytes(self.booster.save_raw("ubj")),
+            ENCODER_FILE: json.dumps(encoder, ensure_ascii=False, indent=1).encode(),
+        }
+        digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        manifest = json.dumps({"format": 1, "sha256": digests}, indent=1, sort_keys=True).encode()
+        for name, content in {**files, MANIFEST_FILE: manifest}.items():
+            (folder / name).write_bytes(content)
+        return {**digests, MANIFEST_FILE: hashlib.sha256(manifest).hexdigest()}
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path | str,
+        *,
+        manifest_sha256: str | None = None,
+        threads: int = 0,
+        device: str = "cpu",
+    ) -> "Scorer":
+        """Read what `save` wrote; every byte is checked before it is interpreted.
+
+        A damaged booster can crash XGBoost or change its predictions without a word.
+
+        Args:
+            manifest_sha256: of the manifest, from a place that whoever can change the folder
+                can't change.
+
+        Raises:
+            TamperedModelError: a file is missing or is not the one that was saved.
+        """
+        contents = _verified(Path(folder), manifest_sha256)
+        stored = json.loads(contents[ENCODER_FILE])
+        encoder = Encoder(tuple(Column(**column) for column in stored["columns"]))
+        booster = xgb.Booster(model_file=bytearray(contents[BOOSTER_FILE]))
+        return cls(encoder, booster, stored["mean"], threads=threads, device=device)
+
+
+def vars_of(column: Column) -> dict[str, Any]:
+    """A column as JSON values."""
+    categories = None if column.categories is None else list(column.categories)
+    return {
+        "name": column.name,
+        "kind": column.kind,
+        "center": column.center,
+        "scale": column.scale,
+        "categories": categories,
+    }
+
+
+def numeric_values(series: pd.Series, kind: Kind) -> npt.NDArray[np.float64]:
+    """Raw values of a numeric kind as float64 (rows,), NaN where missing.
+
+    Times are seconds since 1970-01-01 UTC (naive ones are taken as UTC), durations seconds.
+    Text is read as ISO 8601 for times, as pandas reads it for durations, as numbers for decimals.
+
+    Raises:
+        ValueError: values that are not of the kind.
+    """
+    try:
+        match kind:
+            case "time":
+                return _seconds_since_epoch(series)
+            case "duration":
+                return _seconds(series)
+            case "decimal":
+                return _decimals(series)
+            case "bool":
+                return _booleans(series)
+            case "number":
+                return _numbers(series)
+            case _:
+                raise ValueError(f"{kind!r} is not numeric")
+    except (ValueError, TypeError, OverflowError, decimal.InvalidOperation) as error:
+        raise ValueError(
+            f"column {str(series.name)!r} (type {series.dtype}) does not hold {kind} values: "
+            f"{error}"
+        ) from error
+
+
+def category_levels(series: pd.Series) -> tuple[npt.NDArray[np.intp], list[str]]:
+    """Each row's place in a list of canonical texts; -1 where missing.
+
+    The texts are in order of appearance and may repeat (1 and "1" are the same category).
+    """
+    codes, levels = pd.factorize(series, use_na_sentinel=True)
+    # float32 0.1 must read "0.1", as it does in a JSON request, and not 0.10000000149011612
+    single = series.dtype in (np.dtype(np.float32), pd.Float32Dtype())
+    return codes, [_canonical(level, single) for level in levels]
+
+
+def category_text(series: pd.Series) -> npt.NDArray[np.object_]:
+    """Categories as canonical text, object (rows,), None where missing; the same at fit and score.
+
+    Whole numbers read the same whether they come as integers or as floats (a missing value turns
+    a column of integers into floats).
+    """
+    codes, texts = category_levels(series)
+    return np.array([*texts, None], dtype=object)[codes]
+
+
+def _canonical(value: Any, single: bool = False) -> str:
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, bool | np.bool_):
+        return "true" if value else "false"
+    if isinstance(value, int | np.integer):
+        return str(int(value))
+    if isinstance(value, float | np.floating):
+        number = float(str(np.float32(value))) if single else float(value)
+        return str(int(number)) if number.is_integer() else repr(number)
+    if isinstance(value, decimal.Decimal):
+        return format(value.normalize(), "f") if value else "0"
+    return str(value.isoformat()) if hasattr(value, "isoformat") else str(value)
+
+
+def _feature(column: Column, series: pd.Series) -> npt.NDArray[np.float32]:
+    if column.kind == "category":
+        codes, texts = category_levels(series)
+        # the last entry is what code -1 (missing) picks
+        places = [column.codes.get(text, math.nan) for text in texts]
+        return np.array([*places, math.nan], dtype=np.float32)[codes]
+    values = numeric_values(series, column.kind)
+    with np.errstate(over="ignore"):
+        feature = ((values - column.center) / column.scale).astype(np.float32)
+    if (infinite := np.isinf(feature)).any():
+        row = int(np.argmax(infinite))
+        raise ValueError(
+            f"column {column.name!r} has {int(infinite.sum())} infinite or too large values, "
+            f"the first in row {row}: {values[row]}; leave them out or make them missing"
+        )
+    return feature
+
+
+def _numbers(series: pd.Series) -> npt.NDArray[np.float64]:
+    if series.dtype.kind in "mM":
+        raise ValueError("these are times or durations")
+    if (
+        series.dtype == object
+        or series.dtype.kind in "UO"
+        or isinstance(series.dtype, pd.CategoricalDtype | pd.StringDtype)
+    ):
+        values = series.astype(object)
+        if texts := [value for value in values if isinstance(value, str | bytes)]:
+            raise ValueError(f"text such as {texts[0]!r}")
+        present = values.notna().to_numpy()
+        numbers = np.full(len(values), math.nan)
+        numbers[present] = [float(value) for value in values[present]]
+        return numbers
+    return series.to_numpy(dtype=np.float64, na_value=math.nan)
+
+
+def _booleans(series: pd.Series) -> npt.NDArray[np.float64]:
+    values = _numbers(series)
+    wrong = ~((values == 0) | (values == 1) | np.isnan(values))
+    if wrong.any():
+        raise ValueError(f"{values[wrong][0]} is neither true nor false")
+    return values
+
+
+def _decimals(series: pd.Series) -> npt.NDArray[np.float64]:
+    # by way of Decimal, whose conversion is correctly rounded whatever the storage
+    if series.dtype.kind in "biuf":
+        return _numbers(series)
+    values = series.astype(object)
+    present = values.notna().to_numpy()
+    numbers = np.full(len(values), math.nan)
+    numbers[present] = [float(decimal.Decimal(value)) for value in values[present]]
+    return numbers
+
+
+def _seconds_since_epoch(series: pd.Series) -> npt.NDArray[np.float64]:
+    if series.dtype.kind in "biuf":
+        if bool(series.isna().all()):
+            return np.full(len(series), math.nan)
+        raise ValueError("these are numbers; send times as text in ISO 8601")
+    if series.dtype.kind == "M" or "date" in str(series.dtype):
+        index = pd.DatetimeIndex(series)
+    else:
+        index = pd.DatetimeIndex(pd.to_datetime(series.astype(object), utc=True, format="ISO8601"))
+    return _ticks_to_seconds(index.asi8, index.unit)
+
+
+def _seconds(series: pd.Series) -> npt.NDArray[np.float64]:
+    if series.dtype.kind in "iuf":
+        # JSON knows no durations: a served request sends seconds
+        return _numbers(series)
+    index = pd.TimedeltaIndex(
+        series if series.dtype.kind == "m" else pd.to_timedelta(series.astype(object))
+    )
+    return _ticks_to_seconds(index.asi8, index.unit)
+
+
+def _ticks_to_seconds(ticks: npt.NDArray[np.int64], unit: str) -> npt.NDArray[np.float64]:
+    # whole and fractional seconds apart: nanoseconds since 1970 need more bits than float64 has,
+    # and the same instant must give the same number in every unit
+    whole, fraction = np.divmod(ticks, _TICKS_PER_SECOND[unit])
+    seconds = whole.astype(np.float64) + fraction.astype(np.float64) / _TICKS_PER_SECOND[unit]
+    seconds[ticks == _NAT] = math.nan
+    return seconds
+
+
+def _missing_columns(missing: Sequence[str], there: Sequence[str]) -> str:
+    said = []
+    for name in missing[:20]:
+        near = difflib.get_close_matches(name, there, n=3, cutoff=0.6)
+        said.append(f"{name!r}" + (f" (nearest: {', '.join(map(repr, near))})" if near else ""))
+    more = f" and {len(missing) - 20} more" if len(missing) > 20 else ""
+    shown = ", ".join(map(repr, there[:50])) + (", …" if len(there) > 50 else "")
+    return f"the table lacks columns: {', '.join(said)}{more}; it has {shown or 'no columns'}"
+
+
+def _verified(folder: Path, manifest_sha256: str | None) -> dict[str, bytes]:
+    def content(name: str) -> bytes:
+        try:
+            return (folder / name).read_bytes()
+        except OSError as error:
+            raise TamperedModelError(f"the model in {folder} lacks {name}: {error}") from error
+
+    manifest = content(MANIFEST_FILE)
+    found = hashlib.sha256(manifest).hexdigest()
+    if manifest_sha256 is not None and found != manifest_sha256:
+        raise TamperedModelError(_altered(folder, MANIFEST_FILE, found, manifest_sha256))
+    try:
+        digests = dict(json.loads(manifest)["sha256"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise TamperedModelError(f"{folder / MANIFEST_FILE} is not a manifest: {error}") from error
+    contents = {}
+    for name in (BOOSTER_FILE, ENCODER_FILE):
+        contents[name] = content(name)
+        found = hashlib.sha256(contents[name]).hexdigest()
+        if found != digests.get(name):
+            raise TamperedModelError(_altered(folder, name, found, digests.get(name)))
+    return contents
+
+
+def _altered(folder: Path, name: str, found: str, recorded: str | None) -> str:
+    return (
+        f"{folder / name} is not the file that was saved: its SHA-256 is {found}, recorded is "
+        f"{recorded}; it was damaged or tampered with, so the model is refused. "
+        "Take the model from its run again, or train it again."
+    )

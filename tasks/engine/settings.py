@@ -1,0 +1,127 @@
+"""Reading a configuration: a TOML file, `--set` overrides, and errors that name the nearest key."""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from tasks.engine.config import Config
+from tasks.engine.errors import UserError, listing, nearest
+
+
+def load_config(
+    path: str | None = None,
+    overrides: Iterable[str] = (),
+    data: str | None = None,
+    target: str | None = None,
+) -> Config:
+    """The configuration of a TOML file (or the defaults) with `KEY=VALUE` overrides on top.
+
+    Raises:
+        UserError: the file can't be read, or a key or value is wrong; names the nearest key.
+    """
+    values = _read(path) if path else {}
+    named = [("data.source", data), ("data.target", target)]
+    for key, value in [(k, v) for k, v in named if v is not None]:
+        _put(values, key, value)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise UserError(
+                f"--set {override!r} has no '='. Write --set KEY=VALUE, as in "
+                "--set boost.max_depth=6."
+            )
+        _put(values, key.strip(), _value(text.strip()))
+    return parse(values, f" in {path}" if path else "")
+
+
+def parse(values: Mapping[str, Any], where: str = "") -> Config:
+    """Raises UserError with one line per wrong setting."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        lines = [_sentence(detail) for detail in error.errors()]
+        shown = f" {lines[0]}" if len(lines) == 1 else "".join(f"\n- {line}" for line in lines)
+        raise UserError(f"The configuration is wrong{where}:{shown}") from None
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        with Path(path).open("rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError:
+        raise UserError(
+            f"There is no configuration file {path!r}. `boostline init FILE` writes one."
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"The configuration file {path!r} can't be read: {error.strerror}."
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}.") from None
+
+
+def _put(values: dict[str, Any], key: str, value: Any) -> None:
+    """Sets the dotted `key`; a third part is a key of a table (`track.tags.team`)."""
+    section, *rest = key.split(".", 2)
+    if not rest or not all(rest):
+        known = [f"{name}.{field}" for name, field in _fields()]
+        matching = [name for name in known if name.endswith(f".{key}")]
+        hint = f" Did you mean {matching[0]!r}?" if matching else nearest(key, known)
+        raise UserError(f"--set {key}=…: a key has a section and a name, as in data.target.{hint}")
+    table = values.setdefault(section, {})
+    if not isinstance(table, dict):
+        raise UserError(f"[{section}] is not a section of settings in the configuration file.")
+    if len(rest) == 2:
+        table = table.setdefault(rest[0], {})
+    table[rest[-1]] = value
+
+
+def _value(text: str) -> Any:
+    """A TOML value where the text is one, else the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _fields() -> list[tuple[str, str]]:
+    return [
+        (section, name)
+        for section, field in Config.model_fields.items()
+        for name in _section(field.annotation).model_fields
+    ]
+
+
+def _section(annotation: Any) -> type[BaseModel]:
+    found: type[BaseModel] = annotation
+    return found
+
+
+def _sentence(detail: Any) -> str:
+    """One wrong setting as a sentence: the key, what it got, what would be accepted."""
+    place = [str(part) for part in detail["loc"]]
+    key, got, kind = ".".join(place[:2]), detail["input"], detail["type"]
+    if kind == "extra_forbidden":
+        known = [f"{section}.{name}" for section, name in _fields()]
+        if len(place) == 1:
+            return (
+                f"[{place[0]}] is not a section.{nearest(place[0], Config.model_fields)} "
+                f"Sections are: {listing(Config.model_fields)}."
+            )
+        elsewhere = [name for name in known if name.endswith(f".{place[1]}")]
+        same = [name for name in known if name.startswith(f"{place[0]}.")]
+        hint = nearest(key, same) or nearest(key, known)
+        hint = f" Did you mean {elsewhere[0]!r}?" if elsewhere else hint
+        return f"there is no setting {key!r}.{hint}"
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    if kind == "value_error":
+        return f"{key}: {message}." if len(place) > 1 else f"{message}."
+    if kind == "literal_error":
+        return f"{key} is {got!r}. It takes {detail['ctx']['expected']}."
+    message = message[0].lower() + message[1:].replace("Input should", "it should")
+    return f"{key} is {got!r}: {message.replace('input should', 'it should')}."
+
+
