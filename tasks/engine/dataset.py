@@ -28,7 +28,8 @@ class RowGroup(Frozen):
     """A unit of work: row group `index` of `uri`, holding rows `start` to `start + rows`.
 
     `path` is relative to the source's root (of a converted source: the original's path), and
-    names the row together with its number.
+    names the row together with its number. `stamp` is the file's size and time of modification
+    when it was listed: a file that has changed since is refused.
     """
 
     uri: str
@@ -36,6 +37,7 @@ class RowGroup(Frozen):
     index: int
     rows: int
     start: int
+    stamp: str = ""
 
 
 class File(Frozen):
@@ -57,11 +59,18 @@ class File(Frozen):
 
     def groups(self) -> list[RowGroup]:
         """The file's non-empty row groups, in order."""
-        found, start = [], 0
+        found, start, stamp = [], 0, f"{self.size}:{self.modified}"
         for index, rows in enumerate(self.row_groups):
             if rows:
                 found.append(
-                    RowGroup(uri=self.uri, path=self.path, index=index, rows=rows, start=start)
+                    RowGroup(
+                        uri=self.uri,
+                        path=self.path,
+                        index=index,
+                        rows=rows,
+                        start=start,
+                        stamp=stamp,
+                    )
                 )
             start += rows
         return found

@@ -1,5 +1,6 @@
 """A row group becomes a frame: the one place that knows pandas from cuDF and a path from a URI."""
 
+import os
 from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
@@ -12,6 +13,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from tasks.engine.dataset import RowGroup
+from tasks.engine.errors import UserError
 
 
 def open_input(uri: str) -> Any:
@@ -22,17 +24,49 @@ def open_input(uri: str) -> Any:
     return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)).open_input_file(path)
 
 
+def modified(uri: str) -> tuple[int, str]:
+    """Size in bytes, and when the file changed: nanoseconds since 1970, or what a store calls it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    if "://" not in uri:
+        status = os.stat(uri)
+        return status.st_size, str(status.st_mtime_ns)
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    info = filesystem.info(path)
+    named = (info.get(key) for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified"))
+    return int(info["size"] or 0), str(next((value for value in named if value), ""))
+
+
 @lru_cache(maxsize=64)
-def _footer(uri: str) -> Any:
+def _footer(uri: str, stamp: str) -> Any:
     """Footers are parsed once per worker and file, not once per row group."""
+    _unchanged(uri, stamp)
     with open_input(uri) as file:
         return pq.read_metadata(file)
 
 
+def _unchanged(uri: str, stamp: str) -> None:
+    """Raises UserError where the file is not the one that was listed."""
+    try:
+        found = ":".join(map(str, modified(uri)))
+    except FileNotFoundError:
+        raise UserError(f"The file {uri} was removed while it was read. Run again.") from None
+    if stamp and found != stamp:
+        raise UserError(
+            f"The file {uri} changed while it was read. Run again once nothing writes to it."
+        )
+
+
 def read_arrow(batch: Sequence[RowGroup], columns: Sequence[str]) -> pa.Table:
-    """Row groups of one file as an Arrow table with just `columns`, strings as dictionaries."""
-    uri = batch[0].uri
-    metadata = _footer(uri)
+    """Row groups of one file as an Arrow table with just `columns`, texts as dictionaries.
+
+    Raises:
+        UserError: the file changed since it was listed, or a page of it is damaged.
+    """
+    uri, stamp = batch[0].uri, batch[0].stamp
+    metadata = _footer(uri, stamp)
     schema = metadata.schema.to_arrow_schema()
     texts = [
         name
@@ -44,27 +78,48 @@ def read_arrow(batch: Sequence[RowGroup], columns: Sequence[str]) -> pa.Table:
         file = pq.ParquetFile(
             source, metadata=metadata, read_dictionary=texts, page_checksum_verification=True
         )
-        return file.read_row_groups(
-            [group.index for group in batch], columns=list(columns), use_threads=False
-        )
+        try:
+            table = file.read_row_groups(
+                [group.index for group in batch], columns=list(columns), use_threads=False
+            )
+        except (OSError, pa.ArrowException) as error:
+            _unchanged(uri, stamp)
+            indexes = ", ".join(str(group.index) for group in batch)
+            raise UserError(
+                f"The file {uri} is damaged (row groups {indexes}): {_first_line(error)}. Restore "
+                "it or write it anew."
+            ) from None
+    return table.select(list(columns))
 
 
 def read_frame(batch: Sequence[RowGroup], columns: Sequence[str]) -> pd.DataFrame:
     """The same as a pandas frame of (rows, len(columns)), columns in the order asked for."""
     table = read_arrow(batch, columns)
-    return table.select(list(columns)).to_pandas(self_destruct=True, split_blocks=True)
+    # dates as Python objects would be slow to read; as timestamps they are numbers
+    fields = [
+        field.with_type(pa.timestamp("s")) if pa.types.is_date(field.type) else field
+        for field in table.schema
+    ]
+    table = table.cast(pa.schema(fields)) if fields != list(table.schema) else table
+    return table.to_pandas(
+        types_mapper={pa.bool_(): pd.BooleanDtype()}.get,
+        self_destruct=True,
+        split_blocks=True,
+        date_as_object=False,
+    )
 
 
-def content_digest(batch: Sequence[RowGroup]) -> str:
-    """BLAKE2b of the bytes that the row groups' columns take in their file."""
-    metadata = _footer(batch[0].uri)
-    digest = blake2b(digest_size=16)
-    with open_input(batch[0].uri) as file:
+def content_digests(batch: Sequence[RowGroup]) -> list[str]:
+    """BLAKE2b of the bytes that each row group takes in its file, all columns of it."""
+    uri = batch[0].uri
+    metadata = _footer(uri, batch[0].stamp)
+    found = []
+    with open_input(uri) as file:
         for group in batch:
             start, end = _byte_range(metadata.row_group(group.index))
             file.seek(start)
-            digest.update(file.read_buffer(end - start))
-    return digest.hexdigest()
+            found.append(blake2b(file.read_buffer(end - start), digest_size=16).hexdigest())
+    return found
 
 
 def _byte_range(row_group: Any) -> tuple[int, int]:
@@ -77,3 +132,7 @@ def _byte_range(row_group: Any) -> tuple[int, int]:
         starts.append(start)
         ends.append(start + column.total_compressed_size)
     return min(starts), max(ends)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

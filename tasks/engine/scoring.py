@@ -10,11 +10,11 @@ import difflib
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ import pandas as pd
 import xgboost as xgb
 
 Kind = Literal["number", "bool", "category", "time", "duration", "decimal"]
-KINDS: tuple[Kind, ...] = ("number", "bool", "category", "time", "duration", "decimal")
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 BOOSTER_FILE = "booster.ubj"
 ENCODER_FILE = "encoder.json"
@@ -94,7 +94,7 @@ class Encoder:
         return ["c" if column.kind == "category" else "q" for column in self.columns]
 
     def to_json(self) -> str:
-        return json.dumps([vars_of(column) for column in self.columns], ensure_ascii=False)
+        return json.dumps([asdict(column) for column in self.columns], ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> "Encoder":
@@ -206,10 +206,6 @@ class Scorer:
             margin = self.booster.predict(matrix, output_margin=True)
         return self.mean + np.asarray(margin, dtype=np.float64).reshape(len(features))
 
-    def unseen_counts(self, frame: pd.DataFrame) -> dict[str, int]:
-        """See `Encoder.unseen_counts`."""
-        return self.encoder.unseen_counts(frame)
-
     def save(self, folder: Path | str) -> dict[str, str]:
         """Write the model into `folder`, the manifest last.
 
@@ -220,7 +216,7 @@ class Scorer:
         folder.mkdir(parents=True, exist_ok=True)
         encoder = {
             "mean": self.mean,
-            "columns": [vars_of(column) for column in self.encoder.columns],
+            "columns": [asdict(column) for column in self.encoder.columns],
         }
         files = {
             BOOSTER_FILE: bytes(self.booster.save_raw("ubj")),
@@ -257,18 +253,6 @@ class Scorer:
         encoder = Encoder(tuple(Column(**column) for column in stored["columns"]))
         booster = xgb.Booster(model_file=bytearray(contents[BOOSTER_FILE]))
         return cls(encoder, booster, stored["mean"], threads=threads, device=device)
-
-
-def vars_of(column: Column) -> dict[str, Any]:
-    """A column as JSON values."""
-    categories = None if column.categories is None else list(column.categories)
-    return {
-        "name": column.name,
-        "kind": column.kind,
-        "center": column.center,
-        "scale": column.scale,
-        "categories": categories,
-    }
 
 
 def numeric_values(series: pd.Series, kind: Kind) -> npt.NDArray[np.float64]:
@@ -356,21 +340,23 @@ def _feature(column: Column, series: pd.Series) -> npt.NDArray[np.float32]:
 
 
 def _numbers(series: pd.Series) -> npt.NDArray[np.float64]:
-    if series.dtype.kind in "mM":
-        raise ValueError("these are times or durations")
-    if (
-        series.dtype == object
-        or series.dtype.kind in "UO"
-        or isinstance(series.dtype, pd.CategoricalDtype | pd.StringDtype)
-    ):
-        values = series.astype(object)
-        if texts := [value for value in values if isinstance(value, str | bytes)]:
-            raise ValueError(f"text such as {texts[0]!r}")
-        present = values.notna().to_numpy()
-        numbers = np.full(len(values), math.nan)
-        numbers[present] = [float(value) for value in values[present]]
-        return numbers
-    return series.to_numpy(dtype=np.float64, na_value=math.nan)
+    if series.dtype.kind in "biuf":
+        return series.to_numpy(dtype=np.float64, na_value=math.nan)
+    return _each(series, _number)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, int | float | decimal.Decimal | np.number | np.bool_):
+        return float(value)
+    raise ValueError(f"found {value!r}")
+
+
+def _each(series: pd.Series, convert: Callable[[Any], float]) -> npt.NDArray[np.float64]:
+    values = series.astype(object)
+    present = values.notna().to_numpy()
+    numbers = np.full(len(values), math.nan)
+    numbers[present] = [convert(value) for value in values[present]]
+    return numbers
 
 
 def _booleans(series: pd.Series) -> npt.NDArray[np.float64]:
@@ -382,14 +368,10 @@ def _booleans(series: pd.Series) -> npt.NDArray[np.float64]:
 
 
 def _decimals(series: pd.Series) -> npt.NDArray[np.float64]:
-    # by way of Decimal, whose conversion is correctly rounded whatever the storage
     if series.dtype.kind in "biuf":
         return _numbers(series)
-    values = series.astype(object)
-    present = values.notna().to_numpy()
-    numbers = np.full(len(values), math.nan)
-    numbers[present] = [float(decimal.Decimal(value)) for value in values[present]]
-    return numbers
+    # by way of Decimal, whose conversion is correctly rounded whatever the storage
+    return _each(series, lambda value: float(decimal.Decimal(value)))
 
 
 def _seconds_since_epoch(series: pd.Series) -> npt.NDArray[np.float64]:

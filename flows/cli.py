@@ -1,0 +1,309 @@
+"""The commands and their help. What a command needs is imported when it runs, not before."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tasks.engine.errors import UserError
+
+if TYPE_CHECKING:
+    from tasks.engine.config import Config
+
+TABLES = (".csv", ".tsv", ".parquet", ".arrow", ".feather", ".json", ".jsonl", ".ndjson", ".gz")
+
+app = typer.Typer(
+    name="boostline",
+    help="Trains gradient-boosted regressors on tables of any size: the same model on one worker "
+    "or ten, resumed after any crash, scored exactly, remembered by MLflow.",
+    epilog="Try `boostline train` alone: it makes a small table and trains on it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigFile = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="CONFIG.toml",
+        show_default=False,
+        help="Settings of the run; `boostline init` writes such a file. Defaults without one.",
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        "-s",
+        metavar="KEY=VALUE",
+        show_default=False,
+        help="A setting, as in boost.max_depth=6; stands above the file. May be repeated.",
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        "--data", metavar="SOURCE", show_default=False, help="The table: short for data.source."
+    ),
+]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        "--target",
+        metavar="COLUMN",
+        show_default=False,
+        help="The numeric column to predict: short for data.target.",
+    ),
+]
+Verbose = Annotated[
+    bool,
+    typer.Option("--verbose", help="Show other libraries' log lines, and tracebacks of errors."),
+]
+
+
+def _version(wanted: bool) -> None:
+    if not wanted:
+        return
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    def of(name: str) -> str:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return "not installed"
+
+    others = {"Prefect": "prefect", "Dask": "dask", "MLflow": "mlflow"}
+    xgboost = [v for v in map(of, ("xgboost", "xgboost-cpu")) if v != "not installed"]
+    shown = [f"Python {platform.python_version()}", f"XGBoost {(xgboost or ['not installed'])[0]}"]
+    shown += [f"{label} {of(name)}" for label, name in others.items()]
+    typer.echo(f"boostline {of('boostline')} ({', '.join(shown)})")
+    raise typer.Exit
+
+
+@app.callback()
+def boostline(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            is_eager=True,
+            callback=_version,
+            help="Show the versions of Boostline and of what it runs on.",
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def train(
+    config: ConfigFile = None,
+    settings: Set = None,
+    data: Data = None,
+    target: Target = None,
+    summary: Annotated[
+        str | None,
+        typer.Option(
+            "--summary",
+            metavar="FILE",
+            show_default=False,
+            help="Write the result as one JSON object, for other programs.",
+        ),
+    ] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Train a model and record it in MLflow.
+
+    Reads the table, splits and scales it, trains, measures train, valid and test rows, and
+    records the run. Started again after a crash, or with more rounds, it goes on where it was.
+    """
+    from flows.console import quiet, screen, show_training, showing_steps
+
+    loaded = _load(config, settings, data, target)
+    _refuse_unwritable(summary, "--summary")
+    quiet(verbose)
+    with showing_steps(screen(stderr=True)):
+        from flows.train import run
+        from tasks.engine.home import Home, write_atomically
+
+        outcome = run(loaded, Home.at())
+    if summary:
+        write_atomically(
+            str(Path(summary).absolute()), outcome.summary.model_dump_json(indent=2).encode()
+        )
+    show_training(
+        screen(),
+        outcome.summary,
+        outcome.report,
+        outcome.notes,
+        outcome.links,
+        outcome.best_round,
+    )
+
+
+@app.command()
+def predict(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A registered model, as in models:/housing/3 or models:/housing@champion, or "
+            "another MLflow address of a model.",
+        ),
+    ],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="The rows to score: whatever `train` reads.")
+    ],
+    out: Annotated[
+        str,
+        typer.Argument(metavar="OUT", help="The file to write: .parquet or .csv."),
+    ],
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--keep",
+            metavar="COLUMN",
+            show_default=False,
+            help="A column to copy beside the predictions. May be repeated.",
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            "-s",
+            metavar="KEY=VALUE",
+            show_default=False,
+            help="A data.* or cluster.* setting, as in data.separator=';'. May be repeated.",
+        ),
+    ] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Score a table with a model from MLflow.
+
+    Rows stream through the workers in their order; columns are matched by name.
+    """
+    from flows.console import quiet, screen, show_prediction, showing_steps
+
+    for setting in settings or ():
+        if setting.partition(".")[0].strip() not in ("data", "cluster"):
+            raise UserError(
+                f"--set {setting!r} has no meaning for predict: it takes settings of data and "
+                "cluster, as in --set cluster.workers=4. The rest is the model's own."
+            )
+    loaded = _load(None, settings, source, "-")
+    quiet(verbose)
+    with showing_steps(screen(stderr=True)):
+        from flows.predict import run
+        from tasks.engine.home import Home
+
+        # A source to be scored needs no target; "-" only stood in for the check of the rest.
+        table = loaded.data.model_copy(update={"target": None})
+        result = run(model, table, out, list(keep or ()), Home.at(), loaded.cluster)
+    show_prediction(screen(), result.rows, result.out, result.unseen, result.seconds)
+
+
+@app.command()
+def check(
+    config: ConfigFile = None,
+    settings: Set = None,
+    data: Data = None,
+    target: Target = None,
+    verbose: Verbose = False,
+) -> None:
+    """Say what `train` would do, without training.
+
+    Reads the configuration and the table as `train` would, and stops before the first round.
+    """
+    from flows.console import quiet, screen, showing_steps
+
+    loaded = _load(config, settings, data, target)
+    quiet(verbose)
+    with showing_steps(screen(stderr=True)):
+        from flows import check as checking
+        from tasks.engine.home import Home
+
+        result = checking.check(loaded, Home.at())
+    checking.show(screen(), result)
+
+
+@app.command()
+def init(
+    file: Annotated[
+        str,
+        typer.Argument(metavar="FILE", help="The table to look at: whatever `train` reads."),
+    ],
+    target: Target = None,
+    settings: Set = None,
+    out: Annotated[
+        str, typer.Option("--out", "-o", metavar="FILE", help="The configuration to write.")
+    ] = "boostline.toml",
+    verbose: Verbose = False,
+) -> None:
+    """Look at a table and write a commented configuration for it.
+
+    Names a target, lists the columns, and explains every setting. Never overwrites a file.
+    """
+    from flows.console import quiet, screen, show_notes, showing_steps
+    from flows.init import write_config
+
+    quiet(verbose)
+    with showing_steps(screen(stderr=True)):
+        written = write_config(file, target, out, settings or ())
+    show_notes(screen(), written.notes)
+    typer.echo(f"Wrote {out}: {written.columns} columns, to predict {written.target!r}.")
+    typer.echo(f"Look it over, then: boostline train {out}")
+
+
+@app.command()
+def clean(
+    older_than: Annotated[
+        str,
+        typer.Option(
+            "--older-than", metavar="AGE", help="Keep what was used since: 30d, 12h, 2w, 90m."
+        ),
+    ] = "30d",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be removed.")
+    ] = False,
+) -> None:
+    """Remove old checkpoints, converted tables and rejected rows.
+
+    Never touches models and runs recorded in MLflow, nor what a run under way is using.
+    """
+    from flows.clean import age, remove_old, sentences
+    from tasks.engine.home import Home
+
+    home = Home.at()
+    for line in sentences(remove_old(home, age(older_than), dry_run), home, older_than, dry_run):
+        typer.echo(line)
+
+
+def _load(
+    path: str | None, settings: list[str] | None, data: str | None, target: str | None
+) -> "Config":
+    from tasks.engine.settings import load_config
+
+    if path and path.lower().endswith(TABLES):
+        raise UserError(
+            f"{path!r} looks like a table, not like a configuration. Name its column to predict: "
+            f"--data {path} --target COLUMN, or let `boostline init {path}` write a configuration."
+        )
+    return load_config(path, settings or (), data, target)
+
+
+def _refuse_unwritable(path: str | None, option: str) -> None:
+    """Before an hour of training, not after it."""
+    if path is None:
+        return
+    file = Path(path)
+    if file.is_dir():
+        raise UserError(f"{option} {path!r} is a folder. Name a file.")
+    if not file.absolute().parent.is_dir():
+        raise UserError(
+            f"{option} {path!r}: there is no folder {str(file.absolute().parent)!r}. "
+            "Create it, or name another file."
+        )

@@ -1,0 +1,104 @@
+"""The command's entry: every way a command can end, as a message and an exit code.
+
+Worker processes import this module again (it is the console script's main module), so it imports
+nothing heavy.
+"""
+
+import os
+import re
+import sys
+from typing import NoReturn
+
+INTERRUPTED = (
+    "Interrupted. What was done up to the last checkpoint is kept: "
+    "the same command goes on from there."
+)
+_PASSWORD = re.compile(r"(\w+://[^\s/:@]*):[^\s/@]+@")
+
+
+def main() -> NoReturn:
+    """Runs the command line and exits: 0 done, 2 the input is wrong, 130 Ctrl-C, 1 anything else.
+
+    The folder the user stands in comes last on `sys.path`: a loader of theirs is found there, and
+    a `tasks.py` of theirs takes nothing's place.
+    """
+    sys.path.append(os.getcwd())
+    for stream in (sys.stdout, sys.stderr):
+        if reconfigure := getattr(stream, "reconfigure", None):
+            reconfigure(errors="replace")
+    sys.exit(_exit_code())
+
+
+def _exit_code() -> int:
+    from tasks.engine.errors import RunError, UserError
+
+    try:
+        from flows.cli import app
+
+        app()
+    except SystemExit as end:
+        return _told(end)
+    except KeyboardInterrupt:
+        _say(INTERRUPTED)
+        return 130
+    except UserError as error:
+        _say(str(error))
+        return 2
+    except RunError as error:
+        _say(str(error))
+        return 1
+    except BaseException as error:
+        _say_unexpected(error)
+        return 1
+    return 0
+
+
+def _told(end: SystemExit) -> int:
+    """Typer ends with SystemExit also after Ctrl-C and after a pipe that broke, without a word."""
+    if end.code == 130:
+        _say(INTERRUPTED)
+    elif isinstance(end.__context__, BrokenPipeError):
+        _say("Whoever read this command's output closed it before the end.")
+    return end.code if isinstance(end.code, int) else int(end.code is not None)
+
+
+def _say(message: str) -> None:
+    try:
+        print(message, file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        # Python would try once more to flush at exit, and complain.
+        sys.stderr = open(os.devnull, "w")
+
+
+def _say_unexpected(error: BaseException) -> None:
+    import traceback
+
+    text = _without_passwords("".join(traceback.format_exception(error)))
+    if "--verbose" in sys.argv:
+        _say(text.rstrip())
+    cause = _without_passwords(" ".join(str(error).split()))
+    named = f"{type(error).__name__}: {cause}" if cause else type(error).__name__
+    kept = _save(text)
+    where = f"The traceback is in {kept}." if kept else "See it whole with --verbose."
+    _say(f"Unexpected, probably a bug in Boostline: {named}\n{where}")
+
+
+def _without_passwords(text: str) -> str:
+    return _PASSWORD.sub(r"\1:***@", text)
+
+
+def _save(text: str) -> str | None:
+    """Writes the traceback under BOOSTLINE_HOME; None where that can't be written."""
+    from datetime import UTC, datetime
+
+    try:
+        from tasks.engine.home import Home
+
+        folder = Home.at().local / "logs"
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}.txt"
+        command = _without_passwords(" ".join(sys.argv))
+        file.write_text(f"{command}\n\n{text}", encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return str(file)

@@ -1,0 +1,171 @@
+"""The MLflow store that a command keeps for itself when no tracking server is configured.
+
+MLflow's own first migration of an SQLite file is neither atomic nor safe for several processes at
+once. Here one process makes the file under a temporary name, under a lock, and puts it in place
+when it is whole.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import logging
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+MIGRATION_TIMEOUT_S = 300.0
+
+# Runs in a process of its own: Alembic configures logging as it likes, and a migration that is
+# killed leaves only a temporary file. Arguments: URI of the file, artifact root.
+_MIGRATE = """
+import sys
+from mlflow.store.db import utils
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+uri, artifact_root = sys.argv[1:]
+engine = utils.create_sqlalchemy_engine_with_retry(uri)
+if utils._is_empty_database(engine):
+    utils._initialize_tables(engine)
+else:
+    utils._upgrade_db(engine)
+SqlAlchemyStore(uri, artifact_root)
+engine.dispose()
+"""
+
+
+class MlflowStoreError(RuntimeError):
+    """The embedded MLflow store could not be made or brought up to date."""
+
+
+def prepare_mlflow(home: Path, *, timeout_s: float = MIGRATION_TIMEOUT_S) -> str:
+    """Return the tracking URI, which is also the registry's, and make sure its store is ready.
+
+    `MLFLOW_TRACKING_URI` where set; else the SQLite file `home/mlflow.db`, made or upgraded to the
+    installed MLflow's schema when needed (the file as it was is kept beside it). Safe for any
+    number of processes at once. Does not import MLflow; quick once the store is ready.
+
+    Raises:
+        MlflowStoreError: the migration failed or took longer than `timeout_s`.
+    """
+    if configured := os.environ.get("MLFLOW_TRACKING_URI"):
+        return configured
+    home = home.absolute()
+    home.mkdir(parents=True, exist_ok=True)
+    database = home / "mlflow.db"
+    marker = home / "mlflow.db.version"
+    version = importlib.metadata.version("mlflow")
+    if not _is_ready(database, marker, version):
+        with _exclusive(home / "mlflow.db.lock"):
+            if not _is_ready(database, marker, version):
+                _migrate(database, artifact_root(home), version, timeout_s)
+                _write(marker, version)
+    return f"sqlite:///{database}"
+
+
+def artifact_root(home: Path) -> Path:
+    """Return the folder of the embedded store's artifacts."""
+    return home.absolute() / "artifacts"
+
+
+def quiet_mlflow() -> None:
+    """Keep the notes of MLflow and Alembic off the terminal; their errors still show."""
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def open_experiment(tracking_uri: str, name: str, home: Path) -> str:
+    """Return the id of the experiment `name`, made if there is none. Imports MLflow.
+
+    An SQLite store that is used without a server would put artifacts under `mlruns` in the
+    current folder. So the experiment itself names `home/artifacts/NAME` as their place; a tracking
+    server decides for itself. Several processes may ask for one name at once.
+
+    Raises:
+        mlflow.exceptions.MlflowException: the name is refused or the store does not answer.
+    """
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+    location = None
+    if tracking_uri == f"sqlite:///{home.absolute() / 'mlflow.db'}":
+        location = (artifact_root(home) / _folder_name(name)).as_uri()
+    if found := client.get_experiment_by_name(name):
+        return str(found.experiment_id)
+    try:
+        return str(client.create_experiment(name, artifact_location=location))
+    except MlflowException:
+        # Another process made it between the two calls; anything else is raised again.
+        if found := client.get_experiment_by_name(name):
+            return str(found.experiment_id)
+        raise
+
+
+def _folder_name(name: str) -> str:
+    """Return `name` as one path segment that can leave no folder."""
+    cleaned = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
+    return cleaned.lstrip(".") or "experiment"
+
+
+def _is_ready(database: Path, marker: Path, version: str) -> bool:
+    try:
+        return database.stat().st_size > 0 and marker.read_text() == version
+    except FileNotFoundError:
+        return False
+
+
+def _migrate(database: Path, artifacts: Path, version: str, timeout_s: float) -> None:
+    """Make `database`, or upgrade it, through a copy that replaces it when whole."""
+    part = database.with_name(f"{database.name}.part")
+    part.unlink(missing_ok=True)
+    existed = database.exists() and database.stat().st_size > 0
+    if existed:
+        # SQLite's own copy: takes what still lies in the journal along.
+        with sqlite3.connect(database) as source, sqlite3.connect(part) as target:
+            source.backup(target)
+        source.close()
+        target.close()
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", _MIGRATE, f"sqlite:///{part}", str(artifacts)],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=timeout_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise MlflowStoreError(
+            f"Migrating MLflow's store {database} took longer than {timeout_s:g} s (timeout_s)."
+        ) from error
+    if done.returncode != 0:
+        tail = "\n".join(done.stdout.decode(errors="replace").splitlines()[-10:])
+        raise MlflowStoreError(
+            f"MLflow {version} could not {'upgrade' if existed else 'make'} its store {database}, "
+            f"which was left as it was. Name another with MLFLOW_TRACKING_URI, or move the file "
+            f"away. MLflow's last lines:\n{tail}"
+        )
+    if existed:
+        shutil.copy2(database, database.with_name(f"{database.name}.before-{version}"))
+    part.replace(database)
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text)
+    part.replace(path)
+
+
+@contextmanager
+def _exclusive(lock_file: Path) -> Iterator[None]:
+    with lock_file.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

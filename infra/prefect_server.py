@@ -1,0 +1,332 @@
+"""The Prefect server that a command starts for itself when none is configured.
+
+It is a process of its own on a free port of the loopback interface. The caller starts it as early
+as it can, goes on with other work, and waits for it when the flow is about to run; Prefect itself
+is never imported here.
+"""
+
+from __future__ import annotations
+
+import http.client
+import importlib.util
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+LOOPBACK = "127.0.0.1"
+POLL_S = 0.05
+STOP_TIMEOUT_S = 8.0
+# A server that the user named is not started by us: it answers soon or the address is wrong.
+CONFIGURED_SERVER_TIMEOUT_S = 20.0
+LOG_LIMIT_BYTES = 5_000_000
+LOG_TAIL_LINES = 20
+
+# What only a standing server needs. Task runs reach the database through the recorder, which stays.
+_IDLE_SERVICES = (
+    "SCHEDULER",
+    "LATE_RUNS",
+    "FOREMAN",
+    "PAUSE_EXPIRATIONS",
+    "CANCELLATION_CLEANUP",
+    "REPOSSESSOR",
+    "TRIGGERS",
+)
+
+
+class PrefectServerError(RuntimeError):
+    """The Prefect server did not come up, or the configured one does not answer."""
+
+
+class EmbeddedPrefect:
+    """A Prefect server: one of our own process, or the one that `PREFECT_API_URL` names.
+
+    Use it as a context manager, or call `stop`. Leaving it ends the process; a caller that is
+    killed takes the process along within a second.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        api_url: str,
+        process: subprocess.Popen[bytes] | None,
+        log_start: int,
+        startup_timeout_s: float,
+    ) -> None:
+        self.api_url = api_url
+        self.folder = home / "prefect"
+        self.results = home / "results"
+        self.log_file = self.folder / "server.log"
+        self._process = process
+        self._log_start = log_start
+        self._startup_timeout_s = startup_timeout_s
+        self._started_at = time.monotonic()
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the server is ours (then its pages are gone when the command ends)."""
+        return self._process is not None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of our own server."""
+        return self._process.pid if self._process is not None else None
+
+    def wait(self) -> str:
+        """Wait until the server answers and return the address of its API.
+
+        Raises:
+            PrefectServerError: the process ended, with the last lines of its log; or nothing
+                answered within the limit.
+        """
+        if self._process is None:
+            _wait_for_configured(self.api_url, CONFIGURED_SERVER_TIMEOUT_S)
+            return self.api_url
+        port = int(self.api_url.rsplit(":", 1)[1].split("/")[0])
+        deadline = self._started_at + self._startup_timeout_s
+        while not _is_healthy(port):
+            if (code := self._process.poll()) is not None:
+                raise PrefectServerError(
+                    f"The embedded Prefect server ended with code {code} before it was ready. "
+                    f"The last lines of {self.log_file}:\n{self._log_tail()}"
+                )
+            if time.monotonic() > deadline:
+                self.stop()
+                raise PrefectServerError(
+                    f"The embedded Prefect server was not ready after "
+                    f"{self._startup_timeout_s:g} s (startup_timeout_s). Start one with "
+                    f"`prefect server start` and name it in PREFECT_API_URL, or try again. "
+                    f"The last lines of {self.log_file}:\n{self._log_tail()}"
+                )
+            time.sleep(POLL_S)
+        return self.api_url
+
+    def environment(self, *, verbose: bool = False) -> dict[str, str]:
+        """Return the variables that a process must set before it imports Prefect.
+
+        The logs of flow and task runs go to the API and nothing goes to the terminal, unless
+        `verbose`. Results are JSON under `home/results`.
+        """
+        variables = {
+            "PREFECT_API_URL": self.api_url,
+            "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "DO_NOT_TRACK": "1",
+            "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(self.results),
+            "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
+            "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        }
+        if not verbose:
+            variables["PREFECT_LOGGING_CONFIG_PATH"] = str(self.folder / "logging.yml")
+        if self.embedded:
+            variables["PREFECT_HOME"] = str(self.folder)
+            # An empty file of profiles: the user's own may name another server.
+            variables["PREFECT_PROFILES_PATH"] = str(self.folder / "profiles.toml")
+            variables |= _without_proxy(os.environ)
+        return variables
+
+    def stop(self) -> None:
+        """End our own server: SIGTERM, and SIGKILL after 8 s. Calling it again does nothing."""
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        # A stopped process keeps SIGTERM pending for ever.
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _log_tail(self) -> str:
+        with self.log_file.open("rb") as log:
+            log.seek(self._log_start)
+            lines = log.read().decode(errors="replace").splitlines()
+        return "\n".join(lines[-LOG_TAIL_LINES:]) or "(empty)"
+
+
+def start_embedded_prefect(
+    home: Path, *, startup_timeout_s: float = 120, ui: bool = True
+) -> EmbeddedPrefect:
+    """Start a Prefect server for `home` and return at once; `wait` tells when it is ready.
+
+    Where `PREFECT_API_URL` is set nothing is started and that server is used. The database is
+    `home/prefect/prefect.db`; several servers may start on it at once, one migrates it. `ui`
+    serves Prefect's pages too (17 MB of files under `home/prefect/ui`, no time).
+
+    Raises:
+        PrefectServerError: Prefect is not installed.
+    """
+    home = home.absolute()
+    folder = home / "prefect"
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_client_files(folder)
+    if configured := os.environ.get("PREFECT_API_URL"):
+        return EmbeddedPrefect(home, configured, None, 0, startup_timeout_s)
+    if importlib.util.find_spec("prefect") is None:
+        raise PrefectServerError(f"Prefect is not installed in {sys.prefix}.")
+
+    log_file = folder / "server.log"
+    if log_file.exists() and log_file.stat().st_size > LOG_LIMIT_BYTES:
+        log_file.replace(log_file.with_suffix(".log.1"))
+    # We bind the port and the server listens on it: no other process can take it in between.
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener, log_file.open("ab") as log:
+        listener.bind((LOOPBACK, 0))
+        api_url = f"http://{LOOPBACK}:{listener.getsockname()[1]}/api"
+        log_start = log.tell()
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-P",
+                str(Path(__file__).with_name("prefect_child.py")),
+                str(listener.fileno()),
+                str(os.getpid()),
+                str(folder / "start.lock"),
+            ],
+            env=_server_environment(folder, api_url, ui=ui),
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            pass_fds=(listener.fileno(),),
+            # Ctrl-C must not reach the server: the flow still has its last state to tell.
+            start_new_session=True,
+        )
+    return EmbeddedPrefect(home, api_url, process, log_start, startup_timeout_s)
+
+
+def _server_environment(folder: Path, api_url: str, *, ui: bool) -> dict[str, str]:
+    """Return the server's environment: ours alone decides, not the caller's PREFECT_ variables."""
+    variables = {k: v for k, v in os.environ.items() if not k.upper().startswith("PREFECT_")}
+    variables |= {
+        "PREFECT_HOME": str(folder),
+        "PREFECT_PROFILES_PATH": str(folder / "profiles.toml"),
+        "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder / 'prefect.db'}",
+        # Several commands may write to one file at once: wait rather than fail.
+        "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
+        "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        # Saves 0.5 s on an empty home. Not remembered, so that a standing server on the same
+        # home registers them.
+        "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
+        "PREFECT_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",
+        "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+        "PREFECT__SERVER_FINAL": "1",
+    }
+    variables |= {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _IDLE_SERVICES}
+    if ui:
+        variables |= {
+            "PREFECT_UI_ENABLED": "true",
+            "PREFECT_UI_API_URL": api_url,
+            "PREFECT_UI_STATIC_DIRECTORY": str(folder / "ui"),
+        }
+    else:
+        variables |= {"PREFECT_UI_ENABLED": "false", "PREFECT__SERVER_EPHEMERAL": "1"}
+    return variables
+
+
+def _write_client_files(folder: Path) -> None:
+    """Write what `environment` refers to: Prefect's logging without a terminal, no profiles."""
+    to_api = {"level": "NOTSET", "handlers": ["api"], "propagate": False}
+    from_settings = {"level": "${PREFECT_LOGGING_LEVEL}"}
+    logging_config = {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "handlers": {
+            "api": {"level": 0, "class": "prefect.logging.handlers.APILogHandler"},
+            "worker_api": {"level": 0, "class": "prefect.logging.handlers.WorkerAPILogHandler"},
+            "file": {
+                "level": "WARNING",
+                "class": "logging.FileHandler",
+                # Prefect fills in $NAMES of its settings: a dollar of the path is doubled.
+                "filename": str(folder / "client.log").replace("$", "$$"),
+                "delay": True,
+            },
+        },
+        "loggers": {
+            # No handler on the root logger, which belongs to the program.
+            "prefect": {**from_settings, "handlers": ["file"], "propagate": False},
+            "prefect.extra": {**from_settings, "handlers": ["api"], "propagate": False},
+            "prefect.flow_runs": to_api,
+            "prefect.task_runs": to_api,
+            "prefect.workers": {**to_api, "handlers": ["worker_api"]},
+            "prefect._internal": {"level": "ERROR"},
+        },
+    }
+    # JSON is YAML.
+    _write_if_changed(folder / "logging.yml", json.dumps(logging_config, indent=1))
+    _write_if_changed(folder / "profiles.toml", "")
+
+
+def _write_if_changed(path: Path, text: str) -> None:
+    if path.exists() and path.read_text() == text:
+        return
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_text(text)
+    part.replace(path)
+
+
+def _without_proxy(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return `no_proxy` variables that keep loopback off a proxy, where one is configured."""
+    names = {name.lower() for name in environment}
+    if not names & {"http_proxy", "all_proxy", "https_proxy"}:
+        return {}
+    known = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
+    value = ",".join(filter(None, [known, LOOPBACK, "localhost"]))
+    return {"no_proxy": value, "NO_PROXY": value}
+
+
+def _is_healthy(port: int) -> bool:
+    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=5)
+    try:
+        connection.request("GET", "/api/health")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _wait_for_configured(api_url: str, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            urllib.request.urlopen(f"{api_url.rstrip('/')}/health", timeout=5).close()
+            return
+        except (urllib.error.HTTPError, ssl.SSLError):
+            return  # somebody answers; credentials and certificates are Prefect's to judge
+        except ValueError as error:
+            raise PrefectServerError(f"PREFECT_API_URL={api_url!r} is not a URL.") from error
+        except OSError as error:
+            if isinstance(getattr(error, "reason", None), ssl.SSLError):
+                return
+            if time.monotonic() > deadline:
+                raise PrefectServerError(
+                    f"No Prefect server answers at {api_url} (PREFECT_API_URL) after "
+                    f"{timeout_s:g} s: {getattr(error, 'reason', error)}. Start it, correct "
+                    f"PREFECT_API_URL, or unset it to use the embedded server."
+                ) from error
+        time.sleep(0.5)

@@ -1,0 +1,212 @@
+"""Row groups as rows that a model can use: features, target, weight, position and side.
+
+Every pass (profile, training, evaluation) reads through `load`, so all of them see the same rows
+on the same side.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from tasks.engine.dataset import Dataset, Frozen, RowGroup
+from tasks.engine.dataset import Kind as ColumnKind
+from tasks.engine.errors import UserError
+from tasks.engine.frames import read_frame
+from tasks.engine.hashing import UInt64, positions
+from tasks.engine.rules import parse_rule
+from tasks.engine.scoring import Kind, category_text, numeric_values
+from tasks.engine.split import NONE, Split
+
+Float64 = npt.NDArray[np.float64]
+
+LARGEST = float(np.finfo(np.float32).max)
+
+_KINDS: dict[ColumnKind, Kind] = {
+    "integer": "number",
+    "float": "number",
+    "boolean": "bool",
+    "decimal": "decimal",
+    "date": "time",
+    "timestamp": "time",
+    "duration": "duration",
+    "string": "category",
+}
+
+
+class Feature(Frozen):
+    """A feature in the model's order, and how its raw column is read."""
+
+    name: str
+    kind: Kind
+
+
+class Plan(Frozen):
+    """Which columns of a table are what: all that a worker needs to read rows alike."""
+
+    target: Feature
+    features: tuple[Feature, ...]
+    split: Split
+    weight: Feature | None = None
+    by: tuple[str, ...] = ()
+    rules: tuple[str, ...] = ()
+    rule_columns: tuple[Feature, ...] = ()
+    split_kind: Kind | None = None
+
+    @property
+    def names(self) -> list[str]:
+        return [feature.name for feature in self.features]
+
+    @property
+    def columns(self) -> list[str]:
+        """Every column that is read, features first."""
+        names = [*self.names, self.target.name, *self.by]
+        names += [feature.name for feature in self.rule_columns]
+        names += [self.weight.name] if self.weight else []
+        names += [self.split.column] if self.split.column else []
+        return list(dict.fromkeys(names))
+
+
+def feature_of(dataset: Dataset, name: str, categorical: bool = False) -> Feature:
+    """Raises UserError where the column's type can't be read as a value."""
+    column = dataset.column(name)
+    kind = "category" if categorical else _KINDS.get(column.kind)
+    if kind is None:
+        raise UserError(
+            f"The column {name!r} holds {column.arrow} values, which a model can't use. Leave it "
+            "out with data.exclude, or name the features in data.features."
+        )
+    return Feature(name=name, kind=kind)
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """Rows that were set aside: the raw columns, (path, row number from 1), why."""
+
+    frame: pd.DataFrame
+    rows: npt.NDArray[np.int64]
+    reasons: list[str]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The n usable rows of a batch of row groups of one file.
+
+    `frame` holds the raw feature and `by` columns, `target` float64 (n,), `weight` float64 (n,)
+    or None, `position` uint64 (n,), `side` int8 (n,): 0 train, 1 valid, 2 test.
+    """
+
+    path: str
+    numbers: npt.NDArray[np.int64]
+    frame: pd.DataFrame
+    target: Float64
+    weight: Float64 | None
+    position: UInt64
+    side: npt.NDArray[np.int8]
+    rejected: Rejected | None = field(default=None)
+
+    def take(self, mask: npt.NDArray[np.bool_]) -> "Rows":
+        """The rows where `mask` (bool, (n,)) is true."""
+        return Rows(
+            path=self.path,
+            numbers=self.numbers[mask],
+            frame=self.frame.loc[mask],
+            target=self.target[mask],
+            weight=None if self.weight is None else self.weight[mask],
+            position=self.position[mask],
+            side=self.side[mask],
+        )
+
+
+def load(batch: Sequence[RowGroup], plan: Plan) -> Rows:
+    """The usable rows of neighbouring row groups of one file, in order; the others as `rejected`.
+
+    Raises:
+        UserError: a weight is negative, missing or infinite; a split label is unknown.
+    """
+    frame = read_frame(batch, plan.columns)
+    path = batch[0].path
+    position = np.concatenate([positions(path, group.start, group.rows) for group in batch])
+    numbers = np.concatenate(
+        [np.arange(group.start + 1, group.start + group.rows + 1) for group in batch]
+    )
+    target = numeric_values(frame[plan.target.name], plan.target.kind)
+    side = plan.split.sides(position, _split_column(frame, plan))
+    reasons = _reasons(frame, plan, target, side)
+    weight = _weights(frame, plan, path, numbers)
+    bad = np.zeros(len(frame), dtype=bool)
+    for _, broken in reasons:
+        bad |= broken
+    rows = Rows(
+        path=path,
+        numbers=numbers,
+        frame=frame,
+        target=target,
+        weight=weight,
+        position=position,
+        side=side,
+    )
+    if not bad.any():
+        return rows
+    first = np.full(len(frame), "", dtype=object)
+    for reason, broken in reversed(reasons):
+        first[broken] = reason
+    rejected = Rejected(frame.loc[bad], numbers[bad], [str(reason) for reason in first[bad]])
+    kept = rows.take(~bad)
+    return Rows(**{**vars(kept), "rejected": rejected})
+
+
+def _split_column(frame: pd.DataFrame, plan: Plan) -> "pd.Series | Float64 | None":
+    if plan.split.column is None:
+        return None
+    series = frame[plan.split.column]
+    if plan.split.kind == "time":
+        assert plan.split_kind is not None
+        return numeric_values(series, plan.split_kind)
+    return series
+
+
+def _reasons(
+    frame: pd.DataFrame, plan: Plan, target: Float64, side: npt.NDArray[np.int8]
+) -> list[tuple[str, npt.NDArray[np.bool_]]]:
+    """Why rows can't be used, the reason that is named first coming first."""
+    name = plan.target.name
+    missing = np.isnan(target)
+    reasons = [
+        (f"the target {name!r} is missing", missing),
+        (f"the target {name!r} is infinite", np.isinf(target)),
+        (
+            f"the target {name!r} is beyond ±{LARGEST:.2g}",
+            np.isfinite(target) & (np.abs(target) > LARGEST),
+        ),
+    ]
+    if plan.split.column is not None:
+        reasons.append((f"the split column {plan.split.column!r} is missing", side == NONE))
+    if plan.rules and len(frame):
+        values = {
+            column.name: category_text(frame[column.name])
+            if column.kind == "category"
+            else numeric_values(frame[column.name], column.kind)
+            for column in plan.rule_columns
+        }
+        reasons += [(f"breaks {rule!r}", parse_rule(rule).broken(values)) for rule in plan.rules]
+    return [(reason, broken) for reason, broken in reasons if broken.any()]
+
+
+def _weights(
+    frame: pd.DataFrame, plan: Plan, path: str, numbers: npt.NDArray[np.int64]
+) -> Float64 | None:
+    if plan.weight is None:
+        return None
+    weight = numeric_values(frame[plan.weight.name], plan.weight.kind)
+    with np.errstate(invalid="ignore"):
+        wrong = ~((weight >= 0) & (weight <= LARGEST))
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise UserError(
+            f"The weight column {plan.weight.name!r} (data.weight) holds {weight[row]} in row "
+            f"{numbers[row]:,} of {path}. Weights are finite numbers of 0 or more."
+        )
+    return weight
