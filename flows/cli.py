@@ -9,6 +9,7 @@ from tasks.engine.errors import UserError
 
 if TYPE_CHECKING:
     from tasks.engine.config import Config
+    from tasks.engine.home import Home
 
 TABLES = (".csv", ".tsv", ".parquet", ".arrow", ".feather", ".json", ".jsonl", ".ndjson", ".gz")
 
@@ -59,7 +60,9 @@ Target = Annotated[
 ]
 Verbose = Annotated[
     bool,
-    typer.Option("--verbose", help="Show other libraries' log lines, and tracebacks of errors."),
+    typer.Option(
+        "--verbose", metavar="", help="Show other libraries' log lines, and tracebacks of errors."
+    ),
 ]
 
 
@@ -76,7 +79,8 @@ def _version(wanted: bool) -> None:
             return "not installed"
 
     others = {"Prefect": "prefect", "Dask": "dask", "MLflow": "mlflow"}
-    xgboost = [v for v in map(of, ("xgboost", "xgboost-cpu")) if v != "not installed"]
+    names = ("xgboost", "xgboost-cu13", "xgboost-cpu")
+    xgboost = [found for found in map(of, names) if found != "not installed"]
     shown = [f"Python {platform.python_version()}", f"XGBoost {(xgboost or ['not installed'])[0]}"]
     shown += [f"{label} {of(name)}" for label, name in others.items()]
     typer.echo(f"boostline {of('boostline')} ({', '.join(shown)})")
@@ -89,6 +93,7 @@ def boostline(
         bool,
         typer.Option(
             "--version",
+            metavar="",
             is_eager=True,
             callback=_version,
             help="Show the versions of Boostline and of what it runs on.",
@@ -98,7 +103,12 @@ def boostline(
     pass
 
 
-@app.command()
+@app.command(
+    help="Train a model and record it in MLflow.\n\n"
+    "Reads the table, splits and scales it, trains, measures the model on train, valid and test "
+    "rows, and records the run. Started again after a crash, or with more rounds, it goes on "
+    "where it was."
+)
 def train(
     config: ConfigFile = None,
     settings: Set = None,
@@ -115,21 +125,19 @@ def train(
     ] = None,
     verbose: Verbose = False,
 ) -> None:
-    """Train a model and record it in MLflow.
-
-    Reads the table, splits and scales it, trains, measures train, valid and test rows, and
-    records the run. Started again after a crash, or with more rounds, it goes on where it was.
-    """
-    from flows.console import quiet, screen, show_training, showing_steps
+    from flows.console import quiet, screen, showing_steps
+    from flows.results import show_training
+    from tasks.engine.home import Home, write_atomically
 
     loaded = _load(config, settings, data, target)
     _refuse_unwritable(summary, "--summary")
     quiet(verbose)
+    home = Home.at()
+    _check_early(loaded, home)
     with showing_steps(screen(stderr=True)):
         from flows.train import run
-        from tasks.engine.home import Home, write_atomically
 
-        outcome = run(loaded, Home.at())
+        outcome = run(loaded, home)
     if summary:
         write_atomically(
             str(Path(summary).absolute()), outcome.summary.model_dump_json(indent=2).encode()
@@ -150,8 +158,8 @@ def predict(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="A registered model, as in models:/housing/3 or models:/housing@champion, or "
-            "another MLflow address of a model.",
+            help="A registered model, as in housing, housing/3 or housing@champion, or the model "
+            "URI that a run printed.",
         ),
     ],
     source: Annotated[
@@ -159,7 +167,9 @@ def predict(
     ],
     out: Annotated[
         str,
-        typer.Argument(metavar="OUT", help="The file to write: .parquet or .csv."),
+        typer.Argument(
+            metavar="OUT", help="What to write: a .parquet, .csv or .csv.gz file, or a folder."
+        ),
     ],
     keep: Annotated[
         list[str] | None,
@@ -167,7 +177,7 @@ def predict(
             "--keep",
             metavar="COLUMN",
             show_default=False,
-            help="A column to copy beside the predictions. May be repeated.",
+            help="A column to copy beside the predictions, or all. May be repeated.",
         ),
     ] = None,
     settings: Annotated[
@@ -186,7 +196,8 @@ def predict(
 
     Rows stream through the workers in their order; columns are matched by name.
     """
-    from flows.console import quiet, screen, show_prediction, showing_steps
+    from flows.console import quiet, screen, showing_steps
+    from flows.results import show_prediction
 
     for setting in settings or ():
         if setting.partition(".")[0].strip() not in ("data", "cluster"):
@@ -206,7 +217,10 @@ def predict(
     show_prediction(screen(), result.rows, result.out, result.unseen, result.seconds)
 
 
-@app.command()
+@app.command(
+    help="Say what `train` would do, without training.\n\n"
+    "Reads the configuration and the table as `train` would, and stops before the first round."
+)
 def check(
     config: ConfigFile = None,
     settings: Set = None,
@@ -214,20 +228,19 @@ def check(
     target: Target = None,
     verbose: Verbose = False,
 ) -> None:
-    """Say what `train` would do, without training.
-
-    Reads the configuration and the table as `train` would, and stops before the first round.
-    """
     from flows.console import quiet, screen, showing_steps
+    from flows.results import show_check
+    from tasks.engine.home import Home
 
     loaded = _load(config, settings, data, target)
     quiet(verbose)
+    home = Home.at()
+    _check_early(loaded, home)
     with showing_steps(screen(stderr=True)):
-        from flows import check as checking
-        from tasks.engine.home import Home
+        from flows.check import check as check_run
 
-        result = checking.check(loaded, Home.at())
-    checking.show(screen(), result)
+        result = check_run(loaded, home)
+    show_check(screen(), result, loaded.target)
 
 
 @app.command()
@@ -247,8 +260,9 @@ def init(
 
     Names a target, lists the columns, and explains every setting. Never overwrites a file.
     """
-    from flows.console import quiet, screen, show_notes, showing_steps
+    from flows.console import quiet, screen, showing_steps
     from flows.init import write_config
+    from flows.results import show_notes
 
     quiet(verbose)
     with showing_steps(screen(stderr=True)):
@@ -267,7 +281,7 @@ def clean(
         ),
     ] = "30d",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be removed.")
+        bool, typer.Option("--dry-run", metavar="", help="Only say what would be removed.")
     ] = False,
 ) -> None:
     """Remove old checkpoints, converted tables and rejected rows.
@@ -293,6 +307,13 @@ def _load(
             f"--data {path} --target COLUMN, or let `boostline init {path}` write a configuration."
         )
     return load_config(path, settings or (), data, target)
+
+
+def _check_early(config: "Config", home: "Home") -> None:
+    """Imported late: a wrong configuration is told before pandas and the readers are loaded."""
+    from tasks.engine.early import check_early
+
+    check_early(config, home)
 
 
 def _refuse_unwritable(path: str | None, option: str) -> None:

@@ -22,7 +22,6 @@ def main() -> NoReturn:
     The folder the user stands in comes last on `sys.path`: a loader of theirs is found there, and
     a `tasks.py` of theirs takes nothing's place.
     """
-    sys.path.append(os.getcwd())
     for stream in (sys.stdout, sys.stderr):
         if reconfigure := getattr(stream, "reconfigure", None):
             reconfigure(errors="replace")
@@ -33,6 +32,7 @@ def _exit_code() -> int:
     from tasks.engine.errors import RunError, UserError
 
     try:
+        sys.path.append(os.getcwd())
         from flows.cli import app
 
         app()
@@ -47,7 +47,7 @@ def _exit_code() -> int:
     except RunError as error:
         _say(str(error))
         return 1
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - the last stop: told, kept, and exit code 1
         _say_unexpected(error)
         return 1
     return 0
@@ -64,10 +64,11 @@ def _told(end: SystemExit) -> int:
 
 def _say(message: str) -> None:
     try:
-        print(message, file=sys.stderr, flush=True)
+        sys.stderr.write(f"{message}\n")
+        sys.stderr.flush()
     except BrokenPipeError:
         # Python would try once more to flush at exit, and complain.
-        sys.stderr = open(os.devnull, "w")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def _say_unexpected(error: BaseException) -> None:

@@ -11,15 +11,15 @@ import fcntl
 import importlib.metadata
 import logging
 import os
-import shutil
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 MIGRATION_TIMEOUT_S = 300.0
+WAY_OUT = "Move the file away, or name another store with MLFLOW_TRACKING_URI."
 
 # Runs in a process of its own: Alembic configures logging as it likes, and a migration that is
 # killed leaves only a temporary file. Arguments: URI of the file, artifact root.
@@ -121,20 +121,40 @@ def _is_ready(database: Path, marker: Path, version: str) -> bool:
 
 
 def _migrate(database: Path, artifacts: Path, version: str, timeout_s: float) -> None:
-    """Make `database`, or upgrade it, through a copy that replaces it when whole."""
-    part = database.with_name(f"{database.name}.part")
-    part.unlink(missing_ok=True)
-    existed = database.exists() and database.stat().st_size > 0
-    if existed:
-        # SQLite's own copy: takes what still lies in the journal along.
-        with sqlite3.connect(database) as source, sqlite3.connect(part) as target:
+    """Make `database` whole or not at all; upgrade an existing one in place, after a copy.
+
+    In place, since a server that has the file open must not go on with one that is gone.
+    """
+    if database.exists() and database.stat().st_size > 0:
+        copy = database.with_name(f"{database.name}.before-{version}")
+        _copy(database, copy)
+        failed = f"could not upgrade its store {database} (as it was: {copy})"
+        _run_migration(database, artifacts, f"MLflow {version} {failed}", timeout_s)
+    else:
+        part = database.with_name(f"{database.name}.part")
+        part.unlink(missing_ok=True)
+        failed = f"could not make its store {database}"
+        _run_migration(part, artifacts, f"MLflow {version} {failed}", timeout_s)
+        part.replace(database)
+
+
+def _copy(database: Path, copy: Path) -> None:
+    """Copy through SQLite, which takes along what still lies in the journal."""
+    try:
+        with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(copy)) as target:
             source.backup(target)
-        source.close()
-        target.close()
+    except sqlite3.DatabaseError as error:
+        copy.unlink(missing_ok=True)
+        raise MlflowStoreError(
+            f"MLflow's store {database} cannot be read: {error}. {WAY_OUT}"
+        ) from error
+
+
+def _run_migration(database: Path, artifacts: Path, failed: str, timeout_s: float) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
     try:
         done = subprocess.run(
-            [sys.executable, "-P", "-c", _MIGRATE, f"sqlite:///{part}", str(artifacts)],
+            [sys.executable, "-P", "-c", _MIGRATE, f"sqlite:///{database}", str(artifacts)],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -143,19 +163,10 @@ def _migrate(database: Path, artifacts: Path, version: str, timeout_s: float) ->
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise MlflowStoreError(
-            f"Migrating MLflow's store {database} took longer than {timeout_s:g} s (timeout_s)."
-        ) from error
+        raise MlflowStoreError(f"{failed} within {timeout_s:g} s (timeout_s).") from error
     if done.returncode != 0:
         tail = "\n".join(done.stdout.decode(errors="replace").splitlines()[-10:])
-        raise MlflowStoreError(
-            f"MLflow {version} could not {'upgrade' if existed else 'make'} its store {database}, "
-            f"which was left as it was. Name another with MLFLOW_TRACKING_URI, or move the file "
-            f"away. MLflow's last lines:\n{tail}"
-        )
-    if existed:
-        shutil.copy2(database, database.with_name(f"{database.name}.before-{version}"))
-    part.replace(database)
+        raise MlflowStoreError(f"{failed}. {WAY_OUT} MLflow's last lines:\n{tail}")
 
 
 def _write(path: Path, text: str) -> None:

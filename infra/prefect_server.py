@@ -19,7 +19,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -127,13 +128,28 @@ class EmbeddedPrefect:
             "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         }
         if not verbose:
-            variables["PREFECT_LOGGING_CONFIG_PATH"] = str(self.folder / "logging.yml")
+            variables["PREFECT_LOGGING_CONFIG_PATH"] = str(self.folder / "quiet-logging.yml")
         if self.embedded:
             variables["PREFECT_HOME"] = str(self.folder)
             # An empty file of profiles: the user's own may name another server.
             variables["PREFECT_PROFILES_PATH"] = str(self.folder / "profiles.toml")
             variables |= _without_proxy(os.environ)
         return variables
+
+    @contextmanager
+    def flow_settings(self) -> Iterator[None]:
+        """Hold Prefect's settings that no variable can express while a flow runs. Imports Prefect.
+
+        On our own server flows send no heartbeats: nothing there listens to them, and a flow that
+        ends waits up to a second for their thread.
+        """
+        if not self.embedded:
+            yield
+            return
+        from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+            yield
 
     def stop(self) -> None:
         """End our own server: SIGTERM, and SIGKILL after 8 s. Calling it again does nothing."""
@@ -277,7 +293,7 @@ def _write_client_files(folder: Path) -> None:
         },
     }
     # JSON is YAML.
-    _write_if_changed(folder / "logging.yml", json.dumps(logging_config, indent=1))
+    _write_if_changed(folder / "quiet-logging.yml", json.dumps(logging_config, indent=1))
     _write_if_changed(folder / "profiles.toml", "")
 
 

@@ -3,12 +3,14 @@
 Everything goes through an `MlflowClient` of the given URI: no global tracking URI, no active run.
 """
 
+import decimal
+import hashlib
 import importlib.metadata
 import json
 import logging
+import os
 import shutil
 import tempfile
-import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,17 +25,18 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Metric
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
-from mlflow.types import ColSpec, Schema
+from mlflow.types import ColSpec, Schema, TensorSpec
 from mlflow.types.schema import AnyType
 
 from tasks.engine import scoring
 from tasks.engine.scoring import MANIFEST_FILE, Encoder, Scorer
 
 MANIFEST_TAG = "boostline.manifest_sha256"
+MODEL_ID_TAG = "boostline.model_id"
 SCORER_ARTIFACT = "scorer"
 CODE_FILE = "boostline_model.py"
 
-_TAIL = '''
+_TAIL = """
 
 # --- the MLflow side; what stands above is the code that trained and evaluated the model ---
 
@@ -52,7 +55,7 @@ class BoostlineModel(mlflow.pyfunc.PythonModel):
 
 
 mlflow.models.set_model(BoostlineModel())
-'''
+"""
 
 
 @dataclass(frozen=True)
@@ -93,8 +96,9 @@ def signature(encoder: Encoder, float_columns: Collection[str] = ()) -> ModelSig
     checks it, unless it is named in `float_columns`: those are floats in the source, and `double`.
     `any` costs about 0.4 µs a value in `PyFuncModel.predict`.
     """
-    inputs = [
-        ColSpec("double" if column.name in float_columns else AnyType(), column.name)
+    anything = AnyType()  # type: ignore[no-untyped-call]
+    inputs: list[ColSpec | TensorSpec] = [
+        ColSpec("double" if column.name in float_columns else anything, column.name)
         for column in encoder.columns
     ]
     return ModelSignature(inputs=Schema(inputs), outputs=Schema([ColSpec("double")]))
@@ -108,15 +112,17 @@ def requirements() -> list[str]:
     ]
 
 
-def request_rows(encoder: Encoder, rows: pd.DataFrame) -> pd.DataFrame:
+def request_rows(
+    encoder: Encoder, rows: pd.DataFrame, float_columns: Collection[str] = ()
+) -> pd.DataFrame:
     """Raw rows as a JSON request spells them: times in ISO 8601, durations in seconds."""
     spelled = {}
     for column, series in zip(encoder.columns, encoder.select(rows), strict=True):
-        if column.kind == "number" and series.dtype.kind == "f":
+        if column.name in float_columns:
             spelled[column.name] = pd.Series(series.to_numpy(np.float64, na_value=np.nan))
-            continue
-        values = [_spelled(value, column.kind) for value in series.astype(object)]
-        spelled[column.name] = pd.Series(values, dtype=object)
+        else:
+            values = [_spelled(value, column.kind) for value in series.astype(object)]
+            spelled[column.name] = pd.Series(values, dtype=object)
     return pd.DataFrame(spelled)
 
 
@@ -143,21 +149,21 @@ def save_model(
         RuntimeError: the example as a served request gets other predictions than its raw rows.
     """
     scorer = Scorer.load(scorer_folder, threads=1)
-    manifest_sha256 = scoring.hashlib.sha256(
-        (scorer_folder / MANIFEST_FILE).read_bytes()
-    ).hexdigest()
-    example = request_rows(scorer.encoder, input_example)
-    received = pd.DataFrame(**json.loads(example.to_json(orient="split", double_precision=15)))
+    manifest_sha256 = hashlib.sha256((scorer_folder / MANIFEST_FILE).read_bytes()).hexdigest()
+    example = request_rows(scorer.encoder, input_example, float_columns)
+    received = pd.DataFrame(**json.loads(json.dumps(example.to_dict("split", index=False))))
     if scorer.predict(received).tobytes() != scorer.predict(input_example).tobytes():
         raise RuntimeError("the input example gets other predictions as a served request")
     with tempfile.TemporaryDirectory() as scratch, _quiet("mlflow"):
+        # MLflow keeps the last part of an artifact's path, and the whole of it in its notes
+        files = shutil.copytree(scorer_folder, Path(scratch) / SCORER_ARTIFACT)
         code = Path(scratch) / CODE_FILE
         tail = _TAIL.format(manifest_sha256=manifest_sha256, artifact=SCORER_ARTIFACT)
         code.write_text(Path(scoring.__file__).read_text() + tail)
         mlflow.pyfunc.save_model(
             path=folder,
             python_model=code,
-            artifacts={SCORER_ARTIFACT: str(scorer_folder)},
+            artifacts={SCORER_ARTIFACT: str(files)},
             signature=signature(scorer.encoder, float_columns),
             input_example=example,
             pip_requirements=requirements(),
@@ -196,9 +202,7 @@ def log_model(
     Raises:
         MlflowException: the store can't be reached or refuses.
     """
-    manifest_sha256 = scoring.hashlib.sha256(
-        (scorer_folder / MANIFEST_FILE).read_bytes()
-    ).hexdigest()
+    manifest_sha256 = hashlib.sha256((scorer_folder / MANIFEST_FILE).read_bytes()).hexdigest()
     all_tags = {**(tags or {}), MANIFEST_TAG: manifest_sha256}
     run = client.get_run(run_id)
     model = _logged_before(client, run.info.experiment_id, run_id, manifest_sha256)
@@ -217,13 +221,15 @@ def log_model(
             client.finalize_logged_model(model.model_id, LoggedModelStatus.FAILED)
             raise
         client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
-    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+    outputs = run.outputs.model_outputs if run.outputs else []
+    if model.model_id not in [output.model_id for output in outputs]:
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
     shown = {name: run.data.metrics[name] for name in metrics if name in run.data.metrics}
     if shown:
         _show_metrics(client, run_id, model.model_id, list(shown))
     version = None
     if registered_name is not None:
-        version = _register(client, registered_name, model.model_id, run_id, all_tags)
+        version = _register(client, registered_name, model, run_id, all_tags)
     return ModelInfo(f"models:/{model.model_id}", model.model_id, version)
 
 
@@ -241,7 +247,7 @@ def fetch_scorer(client: MlflowClient, model_uri: str, folder: Path) -> StoredSc
     if MANIFEST_TAG not in model.tags:
         raise ValueError(f"{model_uri} was not recorded by Boostline: it lacks {MANIFEST_TAG}")
     place = mlflow.artifacts.download_artifacts(
-        artifact_uri=f"{model.artifact_location.rstrip('/')}/artifacts/{SCORER_ARTIFACT}",
+        artifact_uri=f"{model.artifact_location}/artifacts/{SCORER_ARTIFACT}",
         dst_path=str(folder),
         tracking_uri=client.tracking_uri,
     )
@@ -300,21 +306,40 @@ def _show_metrics(client: MlflowClient, run_id: str, model_id: str, names: list[
 
 
 def _register(
-    client: MlflowClient, name: str, model_id: str, run_id: str, tags: Mapping[str, str]
+    client: MlflowClient, name: str, model: LoggedModel, run_id: str, tags: Mapping[str, str]
 ) -> str:
     try:
         client.create_registered_model(name)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    source = f"models:/{model_id}"
     for version in client.search_model_versions(f"name = '{name}'", max_results=100):
-        if version.model_id == model_id:
+        if version.tags.get(MODEL_ID_TAG) == model.model_id:
             return str(version.version)
-    version = client.create_model_version(
-        name, source, run_id=run_id, tags=dict(tags), model_id=model_id
-    )
+    with _default_tracking_uri(client.tracking_uri) as is_default:
+        version = client.create_model_version(
+            name,
+            f"models:/{model.model_id}" if is_default else model.artifact_location,
+            run_id=run_id,
+            tags={**tags, MODEL_ID_TAG: model.model_id},
+            model_id=model.model_id,
+        )
     return str(version.version)
+
+
+@contextmanager
+def _default_tracking_uri(uri: str) -> Iterator[bool]:
+    # MLflow's SQL registry looks for the model of a `models:/` source in the process's default
+    # store, whatever store the client was made for; yields whether that is now the same
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    try:
+        yield mlflow.get_tracking_uri() == uri
+    finally:
+        if before is None:
+            del os.environ["MLFLOW_TRACKING_URI"]
+        else:
+            os.environ["MLFLOW_TRACKING_URI"] = before
 
 
 def _model_id(client: MlflowClient, model_uri: str) -> str:
@@ -333,9 +358,9 @@ def _model_id(client: MlflowClient, model_uri: str) -> str:
         version = client.get_model_version(name, number)
     else:
         return path
-    if not version.model_id:
-        raise ValueError(f"{model_uri} was not recorded by Boostline: it has no logged model")
-    return str(version.model_id)
+    if MODEL_ID_TAG not in version.tags:
+        raise ValueError(f"{model_uri} was not recorded by Boostline: it lacks {MODEL_ID_TAG}")
+    return str(version.tags[MODEL_ID_TAG])
 
 
 def _xgboost_distribution() -> str:
@@ -349,17 +374,19 @@ def _xgboost_distribution() -> str:
 
 
 def _spelled(value: Any, kind: str) -> Any:
-    if value is None or value is pd.NaT or value is pd.NA or value != value:
+    if pd.isna(value):
         return None
-    if kind in ("number", "bool") or isinstance(value, str | bool):
-        return value.item() if hasattr(value, "item") else value
+    if isinstance(value, str):
+        return value
+    if kind == "time":
+        return value.isoformat()
     if kind == "duration":
-        return pd.Timedelta(value).value / 1e9
-    if kind == "decimal":
-        return str(value)
-    return value.isoformat() if hasattr(value, "isoformat") else scoring.category_text(
-        pd.Series([value])
-    )[0]
+        return pd.Timedelta(value).total_seconds()
+    if kind == "category":
+        return scoring.canonical_text(value)
+    if isinstance(value, decimal.Decimal):
+        return str(value) if kind == "decimal" else float(value)
+    return value.item() if hasattr(value, "item") else value
 
 
 @contextmanager

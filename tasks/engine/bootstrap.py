@@ -86,7 +86,10 @@ def bootstrap_sums(
 def weights(position: UInt64, replicates: int, seed: int) -> npt.NDArray[np.uint8]:
     """Draws uint8 (n, replicates) of rows with position keys uint64 (n,), for looking at them."""
     empty = np.zeros((0, replicates))
-    drawn = [empty, *(block[:, :replicates].copy() for block in _weights(position, replicates, seed))]
+    drawn = [
+        empty,
+        *(block[:, :replicates].copy() for block in _weights(position, replicates, seed)),
+    ]
     return np.concatenate(drawn).astype(np.uint8)
 
 
@@ -149,8 +152,8 @@ def _r2(column: Int64, scale: Scale) -> float | None:
     y, y2, e2 = ((digits[i] << DIGIT_BITS) + digits[i + 1] for i in (0, 2, 4))
     # The unit of y, y² and e² is 2^-60 of the scale's; w·y² - y² is in units of 2^-120.
     spread = (w * y2 << 2 * DIGIT_BITS) - y * y
-    # Rounding alone leaves up to 2^-58 of the scale where all targets are equal.
-    if w < 2 or spread <= w * w << (2 * DIGIT_BITS + 2):
+    # Where all targets are equal, the rounding of y² leaves up to 2^-52 of its sum.
+    if spread <= (w * y2 << 2 * DIGIT_BITS) >> 50:
         return None
     ratio = Fraction(w * e2 << 2 * DIGIT_BITS, spread)
     return 1.0 - float(ratio) * (scale.error / scale.actual) ** 2

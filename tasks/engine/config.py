@@ -308,5 +308,3 @@ def flatten(config: BaseModel) -> dict[str, Any]:
         for key, value in values.items():
             flat[f"{section}.{key}"] = value
     return flat
-
-

@@ -12,11 +12,12 @@ from tasks.engine.frames import modified, open_input
 from tasks.engine.home import write_atomically
 
 
-def write_part(uri: str, frame: pd.DataFrame) -> None:
-    """`frame` as one Parquet file with one row group; it is small by construction."""
+def write_part(uri: str, rows: pd.DataFrame | pa.Table) -> None:
+    """`rows` as one Parquet file with one row group; they are few by construction."""
     buffer = BytesIO()
-    table = pa.Table.from_pandas(frame, preserve_index=False)
-    pq.write_table(table, buffer, row_group_size=max(1, len(frame)), compression="lz4")
+    if isinstance(rows, pd.DataFrame):
+        rows = pa.Table.from_pandas(rows, preserve_index=False)
+    pq.write_table(rows, buffer, row_group_size=max(1, rows.num_rows), compression="lz4")
     write_atomically(uri, buffer.getvalue())
 
 

@@ -85,6 +85,10 @@ class Profile(Frozen):
     notes: tuple[str, ...] = ()
 
     @property
+    def usable(self) -> int:
+        return sum(side.rows for side in self.target.values())
+
+    @property
     def rows(self) -> dict[Side, int]:
         return {side: self.target[side].rows if side in self.target else 0 for side in SIDES}
 
@@ -128,9 +132,7 @@ class _Summary:
             numbers=numbers,
             beside=self.beside.merge(other.beside),
             with_target=self.with_target + other.with_target + shift * share,
-            categories=tuple(
-                a + b for a, b in zip(self.categories, other.categories, strict=True)
-            ),
+            categories=tuple(a + b for a, b in zip(self.categories, other.categories, strict=True)),
             target=self.target.merge(other.target),
             weighted=(both, mean + (other_mean - mean) * (more / both) if both else 0.0),
             sample=self.sample + other.sample,
@@ -365,9 +367,7 @@ def _notes(
     return tuple(notes)
 
 
-def _category_counts(
-    series: pd.Series, train: npt.NDArray[np.bool_]
-) -> tuple[Counter[str], int]:
+def _category_counts(series: pd.Series, train: npt.NDArray[np.bool_]) -> tuple[Counter[str], int]:
     """Training rows by category, and all rows in which it is missing."""
     codes, texts = category_levels(series)
     counts = np.bincount(codes[train & (codes >= 0)], minlength=len(texts))
@@ -462,5 +462,3 @@ def _exists(uri: str) -> bool:
 
     filesystem, path = url_to_fs(uri)
     return bool(filesystem.exists(path))
-
-

@@ -60,6 +60,13 @@ class Counts:
     count: npt.NDArray[np.int64]
 
     def merge(self, other: "Counts") -> "Counts":
+        if not len(self.prefix):
+            return other
+        place = np.minimum(np.searchsorted(self.prefix, other.prefix), len(self.prefix) - 1)
+        if np.array_equal(self.prefix[place], other.prefix):
+            count = self.count.copy()
+            count[place] += other.count
+            return Counts(self.prefix, count)
         both = np.concatenate([self.prefix, other.prefix])
         prefix, at = np.unique(both, return_inverse=True)
         count = np.zeros(len(prefix), dtype=np.int64)
@@ -79,13 +86,13 @@ class Search:
     brackets: dict[int, tuple[Bracket, int]] = field(default_factory=dict)
     found: dict[int, float] = field(default_factory=dict)
 
-    def open(self, total: Counts) -> None:
-        """The first pass has counted everything: the ranks that the quantiles need."""
-        self.rows = int(total.count.sum())
+    def open(self, first: Bracket, rows: int) -> None:
+        """The first pass has counted all `rows`: the ranks that the quantiles need."""
+        self.rows = rows
         for quantile in self.quantiles if self.rows else ():
             rank = int(np.floor((self.rows - 1) * quantile))
             for wanted in (rank, min(rank + 1, self.rows - 1)):
-                self.brackets[wanted] = (_whole(0), 0)
+                self.brackets[wanted] = (first, 0)
 
     def narrow(self, counted: Mapping[Bracket, Counts], few: int) -> None:
         """Takes a pass's counts: every open rank gets its next digit, or its value."""
@@ -143,7 +150,7 @@ def exact_quantiles(
         if not all(0 <= quantile <= 1 for quantile in quantiles):
             raise ValueError(f"quantiles of {name!r} must lie from 0 to 1: {list(quantiles)}")
     rows = sum(group.rows for group in row_groups)
-    first = _whole(0 if rows <= few else 64 - DIGIT_BITS)
+    first = Bracket(prefix=0, shift=64, next_shift=0 if rows <= few else 64 - DIGIT_BITS)
     searches = {name: Search(quantiles) for name, quantiles in wanted.items()}
     open_brackets = {name: {first} for name in wanted}
     has_nan: dict[str, bool] = {}
@@ -154,9 +161,8 @@ def exact_quantiles(
             search = searches[name]
             if search.rows < 0:
                 total = counted[name][first]
-                search.open(total)
+                search.open(first, int(total.count.sum()))
                 has_nan[name] = bool(np.any(total.prefix >= np.uint64(_NAN >> first.next_shift)))
-                search.brackets = {rank: (first, 0) for rank in search.brackets}
             search.narrow(counted[name], few)
         open_brackets = {
             name: {bracket for bracket, _ in search.brackets.values()}
@@ -164,10 +170,6 @@ def exact_quantiles(
             if search.brackets and not has_nan[name]
         }
     return {name: search.answers(has_nan[name]) for name, search in searches.items()}
-
-
-def _whole(next_shift: int) -> Bracket:
-    return Bracket(prefix=0, shift=64, next_shift=next_shift)
 
 
 def _count(

@@ -25,7 +25,10 @@ class Metrics(Frozen):
 
 
 class Slice(Frozen):
-    """Metrics of a part of the test rows: a decile of the target, or a category of a column."""
+    """Metrics of a part of the test rows: a decile of the target, or a category of a column.
+
+    R² is against the part's own mean; bias is the mean of predicted - actual.
+    """
 
     column: str
     value: str
@@ -46,7 +49,10 @@ class Interval(Frozen):
 
 
 class Histogram(Frozen):
-    """Counts of test rows: `counts[i][j]` lies in x bin i and y bin j, edges one longer."""
+    """Counts of test rows: `counts[i][j]` lies in x bin i and y bin j, edges one longer.
+
+    The outermost bins also count what lies beyond them.
+    """
 
     x_edges: tuple[float, ...]
     y_edges: tuple[float, ...]
@@ -54,7 +60,11 @@ class Histogram(Frozen):
 
 
 class Report(Frozen):
-    """Everything evaluation found; `baseline` is the same for predicting the training mean."""
+    """Everything evaluation found; `baseline` is the same for predicting the training mean.
+
+    A side without rows has `rows=0` and NaN. `predicted_actual` has actual on x and predicted on
+    y, `residuals` predicted on x and actual - predicted on y.
+    """
 
     metrics: dict[Side, Metrics]
     baseline: dict[Side, Metrics]

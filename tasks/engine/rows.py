@@ -60,6 +60,10 @@ class Plan(Frozen):
         return [feature.name for feature in self.features]
 
     @property
+    def width(self) -> int:
+        return len(self.features)
+
+    @property
     def columns(self) -> list[str]:
         """Every column that is read, features first."""
         names = [*self.names, self.target.name, *self.by]

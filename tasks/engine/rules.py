@@ -161,9 +161,7 @@ class _Evaluation:
                 return _Truth(inner.false, inner.true)
             case ast.Compare(left=left, ops=ops, comparators=others):
                 sides = [left, *others]
-                found = [
-                    self.compare(sides[i], op, sides[i + 1]) for i, op in enumerate(ops)
-                ]
+                found = [self.compare(sides[i], op, sides[i + 1]) for i, op in enumerate(ops)]
                 return _Truth(
                     np.logical_and.reduce([part.true for part in found]),
                     np.logical_or.reduce([part.false for part in found]),
@@ -220,9 +218,7 @@ class _Evaluation:
                 return np.asarray(-self.number(inner))
             case ast.BinOp(left=left, op=op, right=right):
                 with np.errstate(all="ignore"):
-                    return np.asarray(
-                        _ARITHMETIC[type(op)](self.number(left), self.number(right))
-                    )
+                    return np.asarray(_ARITHMETIC[type(op)](self.number(left), self.number(right)))
         raise _not_a_rule(self.text, f"{ast.unparse(node)!r} is not a value")
 
     def number(self, node: ast.expr) -> Values:

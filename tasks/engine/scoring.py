@@ -293,7 +293,7 @@ def category_levels(series: pd.Series) -> tuple[npt.NDArray[np.intp], list[str]]
     codes, levels = pd.factorize(series, use_na_sentinel=True)
     # float32 0.1 must read "0.1", as it does in a JSON request, and not 0.10000000149011612
     single = series.dtype in (np.dtype(np.float32), pd.Float32Dtype())
-    return codes, [_canonical(level, single) for level in levels]
+    return codes, [canonical_text(level, single) for level in levels]
 
 
 def category_text(series: pd.Series) -> npt.NDArray[np.object_]:
@@ -306,7 +306,8 @@ def category_text(series: pd.Series) -> npt.NDArray[np.object_]:
     return np.array([*texts, None], dtype=object)[codes]
 
 
-def _canonical(value: Any, single: bool = False) -> str:
+def canonical_text(value: Any, single: bool = False) -> str:
+    """The text of a category that may be no text; `single`: it was a float of 32 bits."""
     if isinstance(value, str):
         return str(value)
     if isinstance(value, bool | np.bool_):

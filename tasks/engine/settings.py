@@ -123,5 +123,3 @@ def _sentence(detail: Any) -> str:
         return f"{key} is {got!r}. It takes {detail['ctx']['expected']}."
     message = message[0].lower() + message[1:].replace("Input should", "it should")
     return f"{key} is {got!r}: {message.replace('input should', 'it should')}."
-
-

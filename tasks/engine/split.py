@@ -110,9 +110,7 @@ def resolve_split(config: SplitConfig, borders: Sequence[float] = ()) -> Split:
             f"The valid rows (from {_shown(valid_from)}) do not begin before the test rows (from "
             f"{_shown(test_from)}): set split.valid_from before split.test_from, or split.valid=0."
         )
-    return Split(
-        kind="time", column=config.column, valid_from=valid_from, test_from=test_from
-    )
+    return Split(kind="time", column=config.column, valid_from=valid_from, test_from=test_from)
 
 
 def shares_wanted(config: SplitConfig) -> list[float]:

@@ -1,0 +1,68 @@
+"""Everything up to training, without training: what a run of this configuration would do."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from flows.places import cluster_of
+from tasks.engine.boosting import boosting_key, last_checkpoint
+from tasks.engine.config import Config
+from tasks.engine.fold import BATCH_ROWS
+from tasks.engine.home import Home
+from tasks.engine.ingest import ingest
+from tasks.engine.planning import plan_of
+from tasks.engine.profile import Profile, take_profile
+from tasks.engine.progress import Progress, reporter
+from tasks.engine.report import Side
+from tasks.engine.sources import resolve
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What a run would do. `binned_bytes` is the size of the binned matrix over all workers."""
+
+    rows: int
+    sides: dict[Side, int]
+    profile: Profile
+    notes: tuple[str, ...]
+    rounds: int
+    resumes_from_round: int
+    binned_bytes: int
+
+
+def check(config: Config, home: Home) -> CheckResult:
+    """Ingests and profiles, on the cluster where the table is large, and counts what is to come.
+
+    Raises:
+        UserError: whatever a run would refuse before it trains.
+    """
+    tell = reporter()
+    with ExitStack() as stack:
+        client = None
+        source = resolve(config.data)
+        if source.kind not in ("demo", "loader") and source.bytes > 10_000_000:
+            client = stack.enter_context(cluster_of(config.cluster, home))
+        dataset = ingest(config.data, home, client)
+        if client is None and dataset.rows > 4 * BATCH_ROWS:
+            client = stack.enter_context(cluster_of(config.cluster, home))
+        plan = plan_of(config, dataset, client)
+        dataset, profile = take_profile(
+            client,
+            dataset,
+            plan,
+            config,
+            home,
+            lambda done, total: tell(Progress("normalize", done, total)),
+        )
+    return CheckResult(
+        rows=dataset.rows,
+        sides=profile.rows,
+        profile=profile,
+        notes=(*dataset.notes, *profile.notes),
+        rounds=config.boost.n_estimators,
+        resumes_from_round=last_checkpoint(
+            home, boosting_key(config, dataset, plan, profile), config
+        ),
+        binned_bytes=profile.rows["train"]
+        * len(plan.features)
+        * (1 if config.boost.max_bin <= 256 else 2),
+    )

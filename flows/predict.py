@@ -1,0 +1,215 @@
+"""Scoring a table with a recorded model: streamed over the workers, written in the table's order."""
+
+import gzip
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+from uuid import uuid4
+
+import fsspec
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from flows.places import cluster_of
+from infra.mlflow_store import prepare_mlflow, quiet_mlflow
+from tasks.engine.config import ClusterConfig, DataConfig
+from tasks.engine.dataset import Dataset
+from tasks.engine.errors import UserError, unknown_column
+from tasks.engine.fold import BATCH_ROWS
+from tasks.engine.frames import open_input
+from tasks.engine.home import Home
+from tasks.engine.ingest import ingest
+from tasks.engine.predictions import Part, Predictions, ScorerRef, predict_table
+from tasks.engine.progress import Progress, reporter
+from tasks.engine.scoring import Encoder
+
+
+@dataclass(frozen=True)
+class PredictResult:
+    """How many rows went where; `unseen` counts categories that training did not know."""
+
+    rows: int
+    out: str
+    unseen: dict[str, int]
+    seconds: float
+
+
+def run(
+    model: str, data: DataConfig, out: str, keep: Sequence[str], home: Home, cluster: ClusterConfig
+) -> PredictResult:
+    """Scores every row of `data` with `model` and writes `keep` and the prediction to `out`.
+
+    `model` is a URI (`models:/…`) or a registered name, with a version or an alias behind it
+    (`houses/3`, `houses@champion`) or without (its latest version). `out` ends in `.parquet` or
+    `.csv` (`.csv.gz`), or is a folder for Parquet parts. A table of one batch is scored in this
+    process.
+
+    Raises:
+        UserError: there is no such model, the table lacks columns of it, `out` can't be written.
+    """
+    started = time.monotonic()
+    tell = reporter()
+    writer = _writer(out)
+    scorer = _fetched(model, home)
+    encoder = scorer.load().encoder
+    with ExitStack() as stack:
+        dataset = ingest(data, home)
+        keep = dataset.names if list(keep) == ["all"] else list(keep)
+        _check_columns(dataset, encoder, keep)
+        client = None
+        if dataset.rows > BATCH_ROWS:
+            client = stack.enter_context(cluster_of(cluster, home))
+        folder = mkdtemp(prefix="scored-", dir=_scratch(home))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        found = predict_table(
+            client,
+            dataset.row_groups(),
+            encoder.names,
+            keep,
+            scorer,
+            folder,
+            lambda done, total: tell(Progress("predict", done, total)),
+        )
+        writer(found.parts, out)
+    return PredictResult(
+        rows=sum(part.rows for part in found.parts),
+        out=out,
+        unseen=_seen_to_be_new(found),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _seen_to_be_new(found: Predictions) -> dict[str, int]:
+    return {name: count for name, count in found.unseen.items() if count}
+
+
+def _scratch(home: Home) -> str:
+    folder = home.local / "scored"
+    folder.mkdir(parents=True, exist_ok=True)
+    return str(folder)
+
+
+def _fetched(model: str, home: Home) -> ScorerRef:
+    """The model's scorer under `home/models`, where every worker can reach it."""
+    quiet_mlflow()
+    uri = prepare_mlflow(home.local)
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    from tasks.model import fetch_scorer
+
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    folder = home.local / "models" / uuid4().hex
+    folder.mkdir(parents=True)
+    try:
+        stored = fetch_scorer(client, _model_uri(model, client), folder)
+    except (MlflowException, ValueError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise UserError(
+            f"The model {model!r} is not to be had from {uri}: {error}. Name one as "
+            "models:/NAME/VERSION, models:/NAME@ALIAS, NAME, or the model URI that a run printed."
+        ) from None
+    return ScorerRef(str(stored.folder), stored.manifest_sha256)
+
+
+def _model_uri(model: str, client: Any) -> str:
+    if model.startswith("models:/"):
+        return model
+    if "/" in model or "@" in model:
+        return f"models:/{model}"
+    versions = client.search_model_versions(f"name = '{model}'")
+    if not versions:
+        names = [found.name for found in client.search_registered_models()]
+        raise ValueError(
+            f"no model is registered under that name (registered: {', '.join(names) or 'none'})"
+        )
+    return f"models:/{model}/{max(int(version.version) for version in versions)}"
+
+
+def _check_columns(dataset: Dataset, encoder: Encoder, keep: Sequence[str]) -> None:
+    for name in encoder.names:
+        if name not in dataset.names:
+            raise unknown_column(name, "model's feature", "of training", dataset.names)
+    for name in keep:
+        if name not in dataset.names:
+            raise unknown_column(name, "kept", "--keep", dataset.names)
+
+
+def _writer(out: str) -> Any:
+    """By the name's ending; whatever can't be written is refused before any row is read."""
+    parent = Path(out).parent if "://" not in out else None
+    if parent is not None and not parent.is_dir():
+        raise UserError(f"The folder {str(parent)!r} of OUT does not exist. Make it first.")
+    if parent is not None and not os.access(parent, os.W_OK):
+        raise UserError(f"The folder {str(parent)!r} of OUT can't be written to.")
+    if out.endswith(".parquet"):
+        return _write_parquet
+    if out.endswith((".csv", ".csv.gz")):
+        return _write_csv
+    if Path(out).suffix:
+        raise UserError(
+            f"OUT is {out!r}: it must end in .parquet, .csv or .csv.gz, or be a folder's name."
+        )
+    return _write_folder
+
+
+def _tables(parts: Sequence[Part]) -> Any:
+    for part in parts:
+        with open_input(part.uri) as file:
+            yield pq.read_table(file)
+
+
+def _plain(schema: pa.Schema) -> pa.Schema:
+    """Parts read categories each with a dictionary of its own; written out they are texts."""
+    fields = [
+        field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
+        for field in schema
+    ]
+    return pa.schema(fields)
+
+
+def _write_parquet(parts: Sequence[Part], out: str) -> None:
+    _write_file(parts, out, pq.ParquetWriter)
+
+
+def _write_csv(parts: Sequence[Part], out: str) -> None:
+    _write_file(parts, out, pyarrow.csv.CSVWriter)
+
+
+def _write_file(parts: Sequence[Part], out: str, writer_of: Callable[[Any, pa.Schema], Any]) -> None:
+    """Part by part into one file, which takes its name when it is whole."""
+    beside = out if "://" in out else f"{out}.{uuid4().hex}.part"
+    tables = _tables(parts)
+    first = next(tables)
+    schema = _plain(first.schema)
+    try:
+        with ExitStack() as stack:
+            file: Any = stack.enter_context(fsspec.open(beside, "wb"))
+            if out.endswith(".gz"):
+                # without the time of writing, which would make other bytes every time
+                file = stack.enter_context(gzip.GzipFile(fileobj=file, mode="wb", mtime=0))
+            writer = stack.enter_context(writer_of(file, schema))
+            for table in chain([first], tables):
+                writer.write_table(table.cast(schema))
+        if beside != out:
+            os.replace(beside, out)
+    finally:
+        if beside != out:
+            Path(beside).unlink(missing_ok=True)
+
+
+def _write_folder(parts: Sequence[Part], out: str) -> None:
+    filesystem, path = fsspec.core.url_to_fs(out)
+    filesystem.makedirs(path, exist_ok=True)
+    for old in filesystem.glob(f"{path}/part-*.parquet"):
+        filesystem.rm(old)
+    for number, part in enumerate(parts):
+        filesystem.put_file(part.uri, f"{path}/part-{number:05d}.parquet")

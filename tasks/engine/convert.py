@@ -1,0 +1,386 @@
+"""What is no Parquet becomes Parquet, once: one file for each source file, kept under the home."""
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+
+from tasks.engine.config import DataConfig
+from tasks.engine.dataset import Column, Dataset, File, Frozen
+from tasks.engine.errors import RunError, UserError
+from tasks.engine.formats import FORMATS
+from tasks.engine.home import Home, digest_of
+from tasks.engine.infer import Evidence
+from tasks.engine.inputs import CHUNK, Input, SourceFile, changed, too_large
+from tasks.engine.parquet import check_rows
+from tasks.engine.read_sql import unordered
+from tasks.engine.reading import Reading
+from tasks.engine.schema import EXACT, Conflict, columns_of, rounded, unify
+from tasks.engine.sources import Source, current
+
+_VERSION = 1
+_FOLDER = "converted"
+_LOST_WORKER_RETRIES = 5
+
+
+class Converted(Frozen):
+    """One source file's Parquet file: kept beside it, and trusted only while both are whole.
+
+    `wide` are the columns with integers beyond 2^53. `opened_bytes` is 0 for what was not packed.
+    `is_ended` is False for a text whose last line has no end.
+    """
+
+    file: File
+    columns: tuple[Column, ...]
+    wide: tuple[str, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
+    opened_bytes: int = 0
+    is_ended: bool = True
+
+
+def convert(source: Source, config: DataConfig, home: Home, client: Any = None) -> Dataset:
+    """The source's Parquet files under one schema, converted where they are not yet.
+
+    `client` is a Dask client, or None to convert here. Which error is raised does not depend on
+    the cluster: it is that of the first file.
+
+    Raises:
+        UserError: a file is not what its format promises, the files don't fit together, a column
+            of numbers holds something else, there are no rows.
+        RunError: workers kept dying.
+    """
+    records = list(_records(source, config, home, client))
+    opened = sum(record.opened_bytes for record in records)
+    if opened > config.max_gigabytes * 1e9:
+        raise too_large(source.shown, source.size, config.max_gigabytes)
+    for file, record in zip(source.files, records):
+        _check_evidence(file, record, config)
+    shown = [file.shown for file in source.files]
+    try:
+        columns, notes = unify([(s, record.columns) for s, record in zip(shown, records)])
+    except Conflict as conflict:
+        raise _with_line(conflict, source, records) from None
+    names = {column.name for column in columns}
+    more = [
+        note
+        for file, record in zip(source.files, records)
+        for note in _notes(file, record)
+    ]
+    wide = [
+        rounded(file.shown, name)
+        for file, record in zip(source.files, records)
+        for name in record.wide
+        if name in names
+    ]
+    order = unordered(config) if source.format == "sql" else ""
+    dataset = Dataset(
+        source=source.shown,
+        columns=columns,
+        files=tuple(record.file for record in records),
+        notes=(*notes, *more, *wide, *([order] if order else [])),
+    )
+    check_rows(dataset)
+    return dataset
+
+
+def _notes(file: SourceFile, record: Converted) -> list[str]:
+    if record.is_ended:
+        return []
+    return [f"{file.shown}: the last line has no line end. Was the file cut short?"]
+
+
+def convert_file(file: SourceFile, format: str, config: DataConfig, home: Home) -> Converted:
+    """Converts one file, or finds it converted. Runs on a Dask worker.
+
+    Processes that convert the same file at once each write their own and put it in place whole.
+
+    Raises:
+        UserError: the file is not what its format promises, or changes while it is read.
+    """
+    key = _key(file, format, config)
+    known = home.load(Converted, _FOLDER, key, "record.json")
+    if known and file.modified and _is_whole(known, home, key):
+        if not config.verify or _digest(file, config) == known.file.digest:
+            return known.model_copy(update={"file": _placed(known.file, file, home, key)})
+    with tempfile.TemporaryDirectory(dir=_workshop(home), prefix="part-") as folder:
+        path = os.path.join(folder, "data.parquet")
+        source = Input(file, config)
+        reader = FORMATS[format].reader
+        assert reader is not None, "Parquet is read in place"
+        record = _write(file, reader(source, config), config, path)
+        if FORMATS[format].is_stored:
+            record = _checked(file, source, record)
+        else:
+            record = _with_digest(record, _file_digest(path))
+        if not file.modified:  # only the content tells whether it changed
+            key = digest_of(key, record.file.digest)
+        record = record.model_copy(update={"file": _placed(record.file, file, home, key)})
+        _publish(path, record.file.uri)
+    home.save(record, _FOLDER, key, "record.json")
+    return record
+
+
+def _key(file: SourceFile, format: str, config: DataConfig) -> str:
+    """What a conversion depends on: the file as it is and how it is read and written."""
+    options = {
+        "csv": (config.separator, config.encoding, config.missing_values),
+        "tsv": (config.separator, config.encoding, config.missing_values),
+        "json": (config.encoding,),
+        "sql": (config.query, config.table),
+    }.get(format, ())
+    place = (file.uri, file.size, file.modified)
+    return digest_of("convert", _VERSION, format, *place, config.row_group_rows, *options)
+
+
+def _is_whole(record: Converted, home: Home, key: str) -> bool:
+    try:
+        filesystem, path = fsspec.core.url_to_fs(home.path(_FOLDER, key, "data.parquet"))
+        return bool(filesystem.info(path)["size"] == record.file.size)
+    except FileNotFoundError:
+        return False
+
+
+def _placed(converted: File, file: SourceFile, home: Home, key: str) -> File:
+    """Where the home and the original are now: both may have been moved as a whole."""
+    uri = home.path(_FOLDER, key, "data.parquet")
+    return converted.model_copy(
+        update={"uri": uri, "path": file.path, "modified": file.modified or converted.digest}
+    )
+
+
+def _workshop(home: Home) -> str | None:
+    """Where unfinished files are: beside the finished ones, so that renaming moves no bytes."""
+    if "://" in home.root:
+        return None
+    folder = home.path(_FOLDER)
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"BOOSTLINE_HOME ({home.root}) can't be written: {error.strerror}. Set it to a folder "
+            "of yours."
+        ) from None
+    return folder
+
+
+def _publish(path: str, uri: str) -> None:
+    filesystem, target = fsspec.core.url_to_fs(uri)
+    filesystem.makedirs(filesystem._parent(target), exist_ok=True)
+    if isinstance(filesystem, LocalFileSystem):
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(path, target)
+    else:
+        filesystem.put_file(path, target)
+
+
+def _digest(file: SourceFile, config: DataConfig) -> str:
+    source = Input(file, config)
+    for _ in source.chunks():
+        pass
+    return source.digest
+
+
+def _file_digest(path: str) -> str:
+    digest = blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _checked(file: SourceFile, source: Input, record: Converted) -> Converted:
+    """The record with the source's digest. Raises UserError if the source changed meanwhile."""
+    try:
+        now = current(file)
+    except FileNotFoundError:
+        raise changed(file.shown) from None
+    if now != (file.size, file.modified):
+        raise changed(file.shown)
+    ended = not source.tail or source.tail.endswith((b"\n", b"\r"))
+    facts = {"opened_bytes": source.opened_bytes, "is_ended": ended}
+    return _with_digest(record, source.digest).model_copy(update=facts)
+
+
+def _with_digest(record: Converted, digest: str) -> Converted:
+    return record.model_copy(update={"file": record.file.model_copy(update={"digest": digest})})
+
+
+def _write(file: SourceFile, reading: Reading, config: DataConfig, path: str) -> Converted:
+    """Writes row groups of exactly `row_group_rows` rows, the last with what is left."""
+    columns = columns_of(reading.schema, file.shown)
+    wide: dict[str, None] = {}
+    texts = [column.name for column in columns if column.kind == "string"]
+    try:
+        writer = pq.ParquetWriter(
+            path, reading.schema, use_dictionary=texts or False, write_page_checksum=True
+        )
+    except pa.ArrowNotImplementedError as error:
+        raise _unwritable(file, reading.schema, error) from None
+    row_groups = []
+    with writer:
+        for table in _sliced(reading, config.row_group_rows):
+            wide.update(dict.fromkeys(_beyond(table)))
+            writer.write_table(table, row_group_size=config.row_group_rows)
+            row_groups.append(table.num_rows)
+    converted = File(
+        uri=file.uri,
+        path=file.path,
+        size=os.path.getsize(path),
+        modified=file.modified,
+        row_groups=tuple(row_groups),
+    )
+    return Converted(
+        file=converted, columns=columns, wide=tuple(wide), evidence=reading.evidence
+    )
+
+
+def _unwritable(file: SourceFile, schema: Any, error: Exception) -> UserError:
+    for field in schema:
+        try:
+            pq.ParquetWriter(pa.BufferOutputStream(), pa.schema([field])).close()
+        except pa.ArrowNotImplementedError:
+            return UserError(
+                f"{file.shown}: the column {field.name!r} is of the type {field.type}, which "
+                "Parquet can't hold. Leave it out or write it as another type."
+            )
+    return UserError(f"{file.shown} can't be written as Parquet: {error}.")
+
+
+def _sliced(reading: Reading, rows: int) -> Iterator[Any]:
+    """Tables of exactly `rows` rows, however the batches are cut; never much more in memory."""
+    waiting: list[Any] = []
+    count = 0
+    for batch in reading.batches:
+        waiting.append(batch)
+        count += batch.num_rows
+        if count < rows:
+            continue
+        table = pa.Table.from_batches(waiting, reading.schema)
+        whole = count - count % rows
+        for start in range(0, whole, rows):
+            yield table.slice(start, rows)
+        waiting = table.slice(whole).to_batches()
+        count -= whole
+    if count:
+        yield pa.Table.from_batches(waiting, reading.schema)
+
+
+def _beyond(table: Any) -> Iterator[str]:
+    """Columns with integers that 64-bit floats can't hold."""
+    for field in table.schema:
+        if pa.types.is_integer(field.type) and field.type.bit_width == 64:
+            ends = pc.min_max(table[field.name]).as_py()
+            if ends["min"] is not None and max(-ends["min"], ends["max"]) > EXACT:
+                yield field.name
+
+
+def _check_evidence(file: SourceFile, record: Converted, config: DataConfig) -> None:
+    """Raises UserError for a text column in use that mostly holds something else."""
+    declared = {*config.categories, *config.exclude}
+    used = None
+    if config.features is not None:
+        used = {*config.features, config.target, config.weight}
+    for found in record.evidence:
+        name = found.column
+        if found.mostly == "text" or name in declared or (used is not None and name not in used):
+            continue
+        place = f"{file.shown}, line {found.line}:"
+        way_out = "Name the column in data.categories if it is meant as text, or in data.exclude."
+        text = found.text if len(found.text) <= 60 else found.text[:59] + "…"
+        if found.mostly == "long integers":
+            raise UserError(
+                f"{place} the integer {text} in the column {name!r} does not fit 64 bits. {way_out}"
+            )
+        if found.placeholder or not text.strip():
+            raise UserError(
+                f"{place} {text!r} in the column {name!r}, whose other values are {found.mostly}. "
+                f'If it means a missing value, set data.missing_values=["{text}"]. {way_out}'
+            )
+        raise UserError(
+            f"{place} {text!r} in the column {name!r}, whose other values are mostly "
+            f"{found.mostly}. Correct it, or set data.missing_values if it means a missing value. "
+            f"{way_out}"
+        )
+
+
+def _with_line(conflict: Conflict, source: Source, records: list[Converted]) -> UserError:
+    """The conflict with the line of the first text, where the format knows lines."""
+    for number in (conflict.first, conflict.second):
+        for found in records[number].evidence:
+            if found.column == conflict.column:
+                return UserError(
+                    f"{conflict} The first text is {found.text!r} in "
+                    f"{source.files[number].shown}, line {found.line}."
+                )
+    return conflict
+
+
+def _records(
+    source: Source, config: DataConfig, home: Home, client: Any
+) -> Iterable[Converted]:
+    """The files' records in the files' order."""
+    if client is None:
+        return [convert_file(file, source.format, config, home) for file in source.files]
+    return _over_cluster(source, config, home, client)
+
+
+def _over_cluster(
+    source: Source, config: DataConfig, home: Home, client: Any
+) -> list[Converted]:
+    """A few files for each thread at a time. The first file's error is raised, not the fastest's."""
+    from distributed import as_completed
+    from distributed.scheduler import KilledWorker
+
+    at_once = 2 * max(1, sum(client.nthreads().values()))
+    outcomes: dict[int, Converted | Exception] = {}
+    losses: dict[int, int] = {}
+    numbers: dict[Any, int] = {}
+    waiting = as_completed()
+    ahead = iter(range(len(source.files)))
+
+    def submit(number: int) -> None:
+        file = source.files[number]
+        future = client.submit(convert_file, file, source.format, config, home, pure=False)
+        numbers[future] = number
+        waiting.add(future)
+
+    try:
+        for number in [n for _, n in zip(range(at_once), ahead)]:
+            submit(number)
+        for future in waiting:
+            number = numbers.pop(future)
+            try:
+                outcomes[number] = future.result()
+            except KilledWorker:
+                losses[number] = losses.get(number, 0) + 1
+                if losses[number] <= _LOST_WORKER_RETRIES:
+                    submit(number)
+                    continue
+                outcomes[number] = RunError(
+                    f"{losses[number]} workers died while converting {source.files[number].shown}. "
+                    "Give them more memory (cluster.memory_limit)."
+                )
+            except Exception as error:
+                outcomes[number] = error
+            if isinstance(outcomes[number], Exception):
+                ahead = iter(())
+            for following in ahead:
+                submit(following)
+                break
+    finally:
+        client.cancel(list(numbers))
+    records = []
+    for number in sorted(outcomes):
+        outcome = outcomes[number]
+        if isinstance(outcome, Exception):
+            raise outcome
+        records.append(outcome)
+    return records

@@ -1,0 +1,32 @@
+"""Early refusal: what can be found wrong within a second or two, before any service is started."""
+
+from tasks.engine.config import Config
+from tasks.engine.home import Home
+from tasks.engine.ingest import ingest
+from tasks.engine.planning import plan_of
+from tasks.engine.profile import take_profile
+from tasks.engine.sources import resolve
+
+SMALL_BYTES = 10_000_000
+
+
+def check_early(config: Config, home: Home) -> None:
+    """Runs ingestion and the profile of a small source here; later steps find their results.
+
+    A source of files beyond 10 MB is only listed (and, for Parquet, its footers are read); a
+    database or a loader of the user's own is left to the flow, since it would be asked twice.
+
+    Raises:
+        UserError: whatever those steps would refuse.
+    """
+    source = resolve(config.data)
+    if source.kind in ("sql", "loader"):
+        return
+    small = source.bytes <= SMALL_BYTES
+    if not small and source.kind != "parquet":
+        return
+    dataset = ingest(config.data, home)
+    if small or config.split.kind != "time":
+        plan = plan_of(config, dataset)
+        if small:
+            take_profile(None, dataset, plan, config, home)

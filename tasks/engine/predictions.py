@@ -1,0 +1,181 @@
+"""Scoring row groups into Parquet parts: the same pass for evaluation and for new tables."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+from fsspec.core import url_to_fs
+
+from tasks.engine.dataset import Frozen, RowGroup
+from tasks.engine.fold import fold
+from tasks.engine.frames import read_arrow, read_frame
+from tasks.engine.home import Home, digest_of
+from tasks.engine.parts import part_group, write_part
+from tasks.engine.rows import Plan, load
+from tasks.engine.scoring import Scorer, category_text
+
+
+class Part(Frozen):
+    """A part of predictions: where it is and how many rows it holds."""
+
+    uri: str
+    rows: int
+
+
+class Predictions(Frozen):
+    """Parts in the order of the rows that they score; `unseen` counts unknown categories."""
+
+    parts: tuple[Part, ...]
+    unseen: dict[str, int] = {}
+
+    def row_groups(self) -> list[RowGroup]:
+        return [part_group(part.uri, part.rows) for part in self.parts if part.rows]
+
+
+@dataclass(frozen=True)
+class ScorerRef:
+    """A stored scorer (`Scorer.save`) that every worker can reach, and its manifest's digest."""
+
+    uri: str
+    manifest_sha256: str
+    threads: int = 1
+    device: str = "cpu"
+
+    def load(self) -> Scorer:
+        """Raises TamperedModelError where the files are not those that were saved."""
+        return _load(self)
+
+
+@lru_cache(maxsize=2)
+def _load(reference: ScorerRef) -> Scorer:
+    filesystem, path = url_to_fs(reference.uri)
+    options = {
+        "manifest_sha256": reference.manifest_sha256,
+        "threads": reference.threads,
+        "device": reference.device,
+    }
+    if "://" not in reference.uri:
+        return Scorer.load(Path(path), **options)
+    with TemporaryDirectory() as folder:
+        filesystem.get(f"{path}/", folder, recursive=True)
+        return Scorer.load(Path(folder), **options)
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    """Scores the usable rows of a batch beside their actual values."""
+
+    plan: Plan
+    scorer: ScorerRef
+    folder: str
+
+    def __call__(self, batch: tuple[RowGroup, ...]) -> Predictions:
+        rows = load(batch, self.plan)
+        by = {
+            f"by:{name}": pd.Categorical(category_text(rows.frame[name])) for name in self.plan.by
+        }
+        frame = pd.DataFrame(
+            {
+                "actual": rows.target,
+                "predicted": self.scorer.load().predict(rows.frame),
+                "side": rows.side,
+                "position": rows.position,
+                **by,
+            }
+        )
+        return _written(self.folder, batch, frame)
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """Scores every row of a batch of a new table, in order, beside the columns to keep."""
+
+    columns: tuple[str, ...]
+    keep: tuple[str, ...]
+    name: str
+    scorer: ScorerRef
+    folder: str
+
+    def __call__(self, batch: tuple[RowGroup, ...]) -> Predictions:
+        raw = read_frame(batch, self.columns)
+        scorer = self.scorer.load()
+        # kept columns stay Arrow: what pandas would make of a date is not what was read
+        kept = read_arrow(batch, self.keep).append_column(
+            self.name, pa.array(scorer.predict(raw), type=pa.float64())
+        )
+        return _written(self.folder, batch, kept, scorer.encoder.unseen_counts(raw))
+
+
+def _written(
+    folder: str,
+    batch: tuple[RowGroup, ...],
+    rows: pd.DataFrame | pa.Table,
+    unseen: dict[str, int] | None = None,
+) -> Predictions:
+    uri = f"{folder}/{digest_of(batch[0].path)}-{batch[0].index:06d}.parquet"
+    write_part(uri, rows)
+    return Predictions(parts=(Part(uri=uri, rows=len(rows)),), unseen=unseen or {})
+
+
+def _merge(left: Predictions, right: Predictions) -> Predictions:
+    names = dict.fromkeys([*left.unseen, *right.unseen])
+    return Predictions(
+        parts=left.parts + right.parts,
+        unseen={name: left.unseen.get(name, 0) + right.unseen.get(name, 0) for name in names},
+    )
+
+
+Told = Callable[[int, int], None]
+
+
+def predict_usable(
+    client: Any,
+    row_groups: Sequence[RowGroup],
+    plan: Plan,
+    scorer: ScorerRef,
+    home: Home,
+    key: str,
+    on_progress: Told = lambda done, total: None,
+) -> Predictions:
+    """Predictions for the usable rows of a training table, under `predictions/<key>` of `home`.
+
+    The parts' columns: `actual`, `predicted` float64, `side` int8, `position` uint64, and one
+    category column `by:<name>` for each of the plan's `by`. Found again where they are complete.
+    """
+    known = home.load(Predictions, "predictions", key, "parts.json")
+    if known is not None and all(_whole(part) for part in known.parts):
+        return known
+    folder = home.path("predictions", key)
+    found = fold(client, row_groups, _Evaluated(plan, scorer, folder), _merge, on_progress)
+    home.save(found, "predictions", key, "parts.json")
+    return found
+
+
+def predict_table(
+    client: Any,
+    row_groups: Sequence[RowGroup],
+    columns: Sequence[str],
+    keep: Sequence[str],
+    scorer: ScorerRef,
+    folder: str,
+    on_progress: Told = lambda done, total: None,
+) -> Predictions:
+    """Predictions for every row of a table, in its order, as parts in `folder`.
+
+    The parts hold the columns `keep` as they are in the table, then `prediction` float64.
+    """
+    name = "prediction"
+    while name in keep:
+        name += "_"
+    scoring = _Scored(tuple(columns), tuple(keep), name, scorer, folder)
+    return fold(client, row_groups, scoring, _merge, on_progress)
+
+
+def _whole(part: Part) -> bool:
+    filesystem, path = url_to_fs(part.uri)
+    return bool(filesystem.exists(path))

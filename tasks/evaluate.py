@@ -1,0 +1,63 @@
+"""The model judged on every row: scored once into parts, then folded over."""
+
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.engine.config import Config
+from tasks.engine.dataset import Dataset
+from tasks.engine.evaluate import evaluate
+from tasks.engine.home import Home, digest_of
+from tasks.engine.predictions import ScorerRef, predict_usable
+from tasks.engine.profile import Profile
+from tasks.engine.progress import Progress, reporter
+from tasks.engine.report import Report
+from tasks.engine.rows import Plan
+from tasks.retrying import RETRIES, RETRY_DELAYS, may_help
+
+
+@task(
+    name="evaluate",
+    task_run_name="evaluate · {profile.usable} rows",
+    cache_policy=NO_CACHE,
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_DELAYS,
+    retry_condition_fn=may_help,
+)
+def evaluate_model(
+    config: Config,
+    dataset: Dataset,
+    plan: Plan,
+    profile: Profile,
+    scorer: ScorerRef,
+    train_rmse: float,
+    home: Home,
+    client: Any,
+) -> Report:
+    """Exact metrics over all rows of each side. `train_rmse` scales the plot of residuals."""
+    tell = reporter()
+    key = digest_of(scorer.manifest_sha256, dataset.digest, plan)
+    predictions = predict_usable(
+        client,
+        dataset.row_groups(),
+        plan,
+        scorer,
+        home,
+        key,
+        lambda done, total: tell(Progress("evaluate", done, 2 * total)),
+    )
+    test = profile.target["test"]
+    return evaluate(
+        client,
+        predictions.row_groups(),
+        by=plan.by,
+        train_mean=profile.target["train"].mean,
+        features=len(plan.features),
+        target_range=(test.low, test.high),
+        residual_scale=train_rmse,
+        bootstrap=config.evaluate.bootstrap,
+        confidence=config.evaluate.confidence,
+        seed=config.boost.seed,
+        on_progress=lambda done, total: tell(Progress("evaluate", done + total, 2 * total)),
+    )

@@ -1,0 +1,28 @@
+"""The table becomes a dataset: Parquet in place, everything else converted once."""
+
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.engine.config import Config
+from tasks.engine.dataset import Dataset
+from tasks.engine.home import Home
+from tasks.engine.ingest import ingest
+from tasks.engine.planning import plan_of
+from tasks.engine.rows import Plan
+from tasks.retrying import RETRIES, RETRY_DELAYS, may_help
+
+
+@task(
+    name="ingest",
+    task_run_name="ingest · {config.data.source}",
+    cache_policy=NO_CACHE,
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_DELAYS,
+    retry_condition_fn=may_help,
+)
+def ingest_table(config: Config, home: Home, client: Any) -> tuple[Dataset, Plan]:
+    """The dataset, and which of its columns is what. Raises UserError as `engine.ingest` does."""
+    dataset = ingest(config.data, home, client)
+    return dataset, plan_of(config, dataset, client)

@@ -1,0 +1,237 @@
+"""Opening and closing Dask clusters."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import psutil
+import pytest
+from distributed import LocalCluster
+from distributed.scheduler import KilledWorker
+
+from infra.cluster import (
+    ClusterError,
+    _different_versions,
+    open_cluster,
+    send_user_folder,
+)
+
+QUIET_RUN = """
+import os, signal, sys, time
+from infra.cluster import open_cluster
+def shout() -> None:
+    print("a worker prints", flush=True)
+    os.system("echo native code prints")
+if __name__ == "__main__":
+    with open_cluster(threads=1, local_directory=sys.argv[1]) as client:
+        client.submit(shout).result()
+        lost = client.submit(time.sleep, 60, pure=False, workers=list(client.run(os.getpid))[:1])
+        time.sleep(0.3)
+        for pid in client.run(os.getpid).values():
+            os.kill(pid, signal.SIGKILL)
+        lost.exception()
+        client.wait_for_workers(2, timeout=30)
+"""
+
+
+def worker_variables() -> dict[str, str | None]:
+    names = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    return {name: os.environ.get(name) for name in (*names, "MINE")}
+
+
+def worker_path() -> list[str]:
+    return list(sys.path)
+
+
+def has_imported(name: str) -> bool:
+    return name in sys.modules
+
+
+def cluster_processes() -> set[int]:
+    # Python's own resource tracker lives as long as this process.
+    return {
+        child.pid
+        for child in psutil.Process().children(recursive=True)
+        if not any("resource_tracker" in word for word in child.cmdline())
+    }
+
+
+def test_a_local_cluster_from_open_to_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")  # cluster.threads decides, not the user's shell
+    before = cluster_processes()
+    with open_cluster(
+        workers=2,
+        threads=1,
+        local_directory=tmp_path / "scratch",
+        environment={"MINE": "yes"},
+        imports=["colorsys"],
+    ) as client:
+        started = cluster_processes() - before
+        assert len(started) == 2
+        assert list(client.nthreads().values()) == [1, 1]
+        expected = {
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+            "MKL_NUM_THREADS": "1",
+            "MINE": "yes",
+        }
+        assert list(client.run(worker_variables).values()) == [expected] * 2
+        send_user_folder(client, tmp_path)
+        for path in client.run(worker_path).values():
+            assert path.index(str(tmp_path)) == len(path) - 1
+        deadline = time.monotonic() + 10
+        while not all(client.run(has_imported, "colorsys").values()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        for pid in (*started, os.getpid()):
+            listening = [
+                c.laddr.ip for c in psutil.Process(pid).net_connections() if c.status == "LISTEN"
+            ]
+            assert set(listening) <= {"127.0.0.1", "::1"}
+        # A task that does not end must not hold the closing up.
+        client.submit(time.sleep, 60, pure=False)
+        time.sleep(0.2)
+        closing = time.monotonic()
+    assert time.monotonic() - closing < 4
+    assert cluster_processes() == before
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+    assert "MINE" not in os.environ
+    assert [path for path in (tmp_path / "scratch").iterdir() if path.is_dir()] == []
+
+
+def test_a_lost_worker_fails_its_task_and_its_successor_knows_the_folder(tmp_path: Path) -> None:
+    with open_cluster(workers=1, threads=1) as client:
+        send_user_folder(client, tmp_path)
+        (pid,) = client.run(os.getpid).values()
+        lost = client.submit(time.sleep, 60, pure=False)
+        time.sleep(0.3)
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(KilledWorker):
+            lost.result(timeout=10)
+        deadline = time.monotonic() + 30
+        while list(client.run(os.getpid).values()) in ([], [pid]):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        (path,) = client.run(worker_path).values()
+        assert path[-1] == str(tmp_path)
+
+
+def test_nothing_reaches_the_terminal(tmp_path: Path) -> None:
+    script = tmp_path / "quiet_run.py"
+    script.write_text(QUIET_RUN)
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "scratch")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    said = (tmp_path / "scratch" / "workers.log").read_text()
+    assert "a worker prints\n" in said and "native code prints\n" in said
+    assert "Restarting worker" in (tmp_path / "scratch" / "dask.log").read_text()
+
+
+def test_workers_end_with_a_killed_driver(tmp_path: Path) -> None:
+    script = tmp_path / "killed_driver.py"
+    script.write_text(
+        "import os\nfrom infra.cluster import open_cluster\n"
+        "if __name__ == '__main__':\n"
+        f"    with open_cluster(local_directory={str(tmp_path)!r}) as client:\n"
+        "        print(*client.run(os.getpid).values(), flush=True)\n"
+        "        os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        check=False,
+        timeout=60,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    pids = [int(word) for word in done.stdout.split()]
+    assert done.returncode == -signal.SIGKILL and len(pids) == 2
+    deadline = time.monotonic() + 10
+    while any(psutil.pid_exists(pid) for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_running_scheduler_is_used_and_left_running() -> None:
+    with open_cluster(workers=1, threads=1) as owner:
+        address = owner.scheduler_info()["address"]
+        with open_cluster(kind="address", address=address) as client:
+            assert client.submit(sum, [1, 2]).result(timeout=10) == 3
+            found = cast(dict[str, Any], client.get_versions(packages=["xgboost", "numpy"]))
+        assert owner.submit(sum, [2, 3]).result(timeout=10) == 5
+    assert _different_versions(found) == []
+    (worker,) = found["workers"]
+    found["workers"][worker]["packages"]["xgboost"] = "0.1"
+    ours = found["client"]["packages"]["xgboost"]
+    assert _different_versions(found) == [f"xgboost {ours} here, 0.1 on worker {worker}"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        pytest.param(
+            {"kind": "locl"},
+            r"Unknown cluster\.kind 'locl'\. There are 'address', 'local'\. "
+            r"Did you mean 'local'\?",
+            id="unknown kind",
+        ),
+        pytest.param(
+            {"kind": "address"},
+            r"cluster\.kind='address' needs cluster\.address, as in 'tcp://scheduler:8786'\.",
+            id="no address",
+        ),
+        pytest.param(
+            {"kind": "address", "address": "tcp://127.0.0.1:9", "start_timeout_s": 0.5},
+            r"No Dask scheduler answers at tcp://127\.0\.0\.1:9 \(cluster\.address\) after \d s: "
+            r".*cluster\.start_timeout \(now 0\.5 s\)\.",
+            id="unreachable",
+        ),
+        pytest.param(
+            {"kind": "address", "address": "nonsense://x:1", "start_timeout_s": 0.5},
+            r"No Dask scheduler answers at nonsense://x:1 \(cluster\.address\)",
+            id="unknown protocol",
+        ),
+        pytest.param(
+            {"kind": "local", "address": "tcp://127.0.0.1:9"},
+            r"cluster\.address='tcp://127\.0\.0\.1:9' is given but cluster\.kind is 'local'",
+            id="address of a local cluster",
+        ),
+        pytest.param(
+            {"workers": 0},
+            r"at least one worker and one thread: cluster\.workers=0",
+            id="no workers",
+        ),
+    ],
+)
+def test_what_cannot_be_opened_is_named(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ClusterError, match=message), open_cluster(**settings):  # type: ignore[arg-type]
+        pass
+
+
+def test_a_scheduler_without_workers_is_named() -> None:
+    with open_cluster(workers=1, threads=1) as owner:
+        address = owner.scheduler_info()["address"]
+        cast(LocalCluster, owner.cluster).scale(0)
+        deadline = time.monotonic() + 10
+        while owner.scheduler_info()["workers"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        with (
+            pytest.raises(ClusterError, match=r"has no worker after 1 s \(cluster\.start_timeout"),
+            open_cluster(kind="address", address=address, start_timeout_s=1),
+        ):
+            pass

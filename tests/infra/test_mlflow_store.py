@@ -1,0 +1,128 @@
+"""The embedded MLflow store, first used by several processes at once."""
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from infra.mlflow_store import MlflowStoreError, prepare_mlflow
+
+FIRST_RUN = """
+import sys
+from pathlib import Path
+from infra.mlflow_store import open_experiment, prepare_mlflow, quiet_mlflow
+home = Path(sys.argv[1])
+uri = prepare_mlflow(home)
+assert "mlflow" not in sys.modules
+quiet_mlflow()
+import mlflow
+mlflow.set_tracking_uri(uri)
+with mlflow.start_run(experiment_id=open_experiment(uri, "../night run", home)):
+    mlflow.log_metric("r2", 0.5)
+    mlflow.log_text("hello", "note.txt")
+assert mlflow.MlflowClient().search_registered_models() == []
+"""
+
+
+ONE_STEP_BACK = """
+import sys
+from alembic import command
+from alembic.config import Config
+config = Config()
+config.set_main_option("script_location", sys.argv[1])
+config.set_main_option("sqlalchemy.url", sys.argv[2])
+command.downgrade(config, "-1")
+"""
+
+
+def mlflow_folder() -> str:
+    spec = importlib.util.find_spec("mlflow")
+    assert spec is not None and spec.origin is not None
+    return os.path.dirname(spec.origin)
+
+
+@pytest.fixture(autouse=True)
+def no_configured_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(scope="module")
+def first_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], list[int]]:
+    """Four processes that begin on an empty home at once; their folder, outputs, and codes."""
+    folder = tmp_path_factory.mktemp("first runs")
+    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", FIRST_RUN, str(folder / "home")],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            env=environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    outputs = [run.communicate(timeout=120)[0] for run in runs]
+    return folder, outputs, [run.returncode for run in runs]
+
+
+def test_four_first_runs_at_once_all_succeed_quietly(
+    first_runs: tuple[Path, list[str], list[int]],
+) -> None:
+    folder, outputs, codes = first_runs
+    assert (outputs, codes) == ([""] * 4, [0] * 4)
+    with closing(sqlite3.connect(folder / "home" / "mlflow.db")) as store:
+        assert store.execute("select count(*) from metrics").fetchone() == (4,)
+        experiments = store.execute("select name from experiments order by name").fetchall()
+    assert experiments == [("../night run",), ("Default",)]
+    # Artifacts lie under the home, whatever the experiment is called; nothing in the folder.
+    assert len(list((folder / "home" / "artifacts").glob("*/*/artifacts/note.txt"))) == 4
+    assert [path.name for path in folder.iterdir()] == ["home"]
+
+
+def test_an_older_store_is_upgraded_and_kept(
+    first_runs: tuple[Path, list[str], list[int]], tmp_path: Path
+) -> None:
+    database, marker = tmp_path / "mlflow.db", tmp_path / "mlflow.db.version"
+    shutil.copy(first_runs[0] / "home" / "mlflow.db", database)
+    with closing(sqlite3.connect(database)) as store:
+        (head,) = store.execute("select version_num from alembic_version").fetchone()
+    # One step back, as an older MLflow would have left it.
+    migrations = Path(mlflow_folder()) / "store" / "db_migrations"
+    subprocess.run(
+        [sys.executable, "-c", ONE_STEP_BACK, str(migrations), f"sqlite:///{database}"],
+        check=True,
+        capture_output=True,
+    )
+    marker.write_text("an older one")
+    assert prepare_mlflow(tmp_path) == f"sqlite:///{database}"
+    version = importlib.metadata.version("mlflow")
+    assert marker.read_text() == version
+    with closing(sqlite3.connect(database)) as store:
+        assert store.execute("select version_num from alembic_version").fetchone() == (head,)
+        assert store.execute("select count(*) from metrics").fetchone() == (4,)
+    with closing(sqlite3.connect(tmp_path / f"mlflow.db.before-{version}")) as store:
+        assert store.execute("select version_num from alembic_version").fetchone() != (head,)
+
+
+def test_a_file_that_is_no_store_is_left_as_it_was(tmp_path: Path) -> None:
+    database = tmp_path / "mlflow.db"
+    database.write_bytes(b"this is no database" * 100)
+    with pytest.raises(
+        MlflowStoreError, match=r"mlflow\.db cannot be read: file is not a database\. Move"
+    ):
+        prepare_mlflow(tmp_path)
+    assert database.read_bytes() == b"this is no database" * 100
+
+
+def test_a_configured_store_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example")
+    assert prepare_mlflow(tmp_path / "home") == "http://mlflow.example"
+    assert not (tmp_path / "home").exists()
