@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from flows.places import cluster_of
 from tasks.engine.boosting import boosting_key, last_checkpoint
 from tasks.engine.config import Config
+from tasks.engine.early import SMALL_BYTES
 from tasks.engine.fold import BATCH_ROWS
 from tasks.engine.home import Home
 from tasks.engine.ingest import ingest
@@ -39,7 +40,7 @@ def check(config: Config, home: Home) -> CheckResult:
     with ExitStack() as stack:
         client = None
         source = resolve(config.data)
-        if source.kind not in ("demo", "loader") and source.bytes > 10_000_000:
+        if source.size > SMALL_BYTES:
             client = stack.enter_context(cluster_of(config.cluster, home))
         dataset = ingest(config.data, home, client)
         if client is None and dataset.rows > 4 * BATCH_ROWS:

@@ -85,7 +85,8 @@ def remove_old(home: Home, older_than: timedelta, dry_run: bool = False) -> list
 def sentences(removed: list[Removed], home: Home, older_than: str, dry_run: bool) -> list[str]:
     """What `remove_old` did, for the terminal."""
     if not removed:
-        return [f"Nothing in {home.root} has been unused for {older_than}."]
+        shown = older_than if age(older_than) > IN_USE else "an hour"
+        return [f"Nothing in {home.root} has been unused for {shown}."]
     lines = [f"{part.what:<22} {part.entries:>6,} {size(part.bytes):>12}" for part in removed]
     total = size(sum(part.bytes for part in removed))
     verb = "Would remove" if dry_run else "Removed"
@@ -93,14 +94,16 @@ def sentences(removed: list[Removed], home: Home, older_than: str, dry_run: bool
 
 
 def _listed(filesystem: Any, folder: str) -> list[dict[str, Any]]:
+    """The folder's entries; links are the user's own doing and stay."""
     try:
-        return list(filesystem.ls(folder, detail=True))
+        entries = filesystem.ls(folder, detail=True)
+        return [entry for entry in entries if not entry.get("islink")]
     except (FileNotFoundError, NotADirectoryError):
         return []
 
 
 def _files(filesystem: Any, entry: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    if entry["type"] != "directory" or entry.get("islink"):
+    if entry["type"] != "directory":
         return {entry["name"]: dict(entry)}
     found: dict[str, dict[str, Any]] = filesystem.find(entry["name"], detail=True)
     return found

@@ -262,14 +262,13 @@ def init(
     """
     from flows.console import quiet, screen, showing_steps
     from flows.init import write_config
-    from flows.results import show_notes
 
     quiet(verbose)
     with showing_steps(screen(stderr=True)):
         written = write_config(file, target, out, settings or ())
-    show_notes(screen(), written.notes)
-    typer.echo(f"Wrote {out}: {written.columns} columns, to predict {written.target!r}.")
-    typer.echo(f"Look it over, then: boostline train {out}")
+    for note in written.notes:
+        typer.echo(" ".join(note.split()))
+    typer.echo(f"Wrote {out}. Look it over, then: boostline train {out}")
 
 
 @app.command()

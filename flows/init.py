@@ -118,7 +118,7 @@ def write_config(
     )
     _write_new(out, _text(config, dataset, looks, reason, excluded))
     notes = [f"{name} is excluded: {why}." for name, why in excluded.items()]
-    return Written(len(looks), chosen, (f"{chosen!r} is the target: {reason}.", *notes))
+    return Written(len(looks), chosen, (f"{chosen} is the target: {reason}.", *notes))
 
 
 def _refuse_existing(out: str) -> None:
@@ -217,8 +217,8 @@ def _target(looks: list[Look], named: str | None) -> tuple[str, str]:
             continue  # the second of some coordinates
         for look in reversed(able):
             if re.split(r"[^a-z0-9]+", look.name.lower())[-1] == wanted:
-                return look.name, f"guessed from its name, for want of --target ({wanted!r})"
-    return able[-1].name, "guessed, as the last numeric column, for want of --target"
+                return look.name, f"guessed by its name, as --target was not given ({wanted!r})"
+    return able[-1].name, "guessed as the last numeric column, as --target was not given"
 
 
 def _excluded(looks: list[Look], config: Config) -> dict[str, str]:

@@ -81,8 +81,8 @@ def show_check(console: Console, result: "CheckResult", target: str) -> None:
     sides = ", ".join(f"{result.sides[side]:,} {side}" for side in SIDES if result.sides[side])
     lines = {"Rows": f"{result.rows:,}: {sides}"}
     if profile.rejected:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in profile.reasons.items())
-        lines["Set aside"] = f"{profile.rejected:,}: {reasons}"
+        reasons = ", ".join(f"{reason}: {count:,}" for reason, count in profile.reasons.items())
+        lines["Set aside"] = f"{amount(profile.rejected, 'rows')} ({reasons})"
     if train := profile.target.get("train"):
         lines["Target"] = (
             f"{target}, {figure(train.low)} to {figure(train.high)}, mean {figure(train.mean)}, "
@@ -99,19 +99,19 @@ def show_check(console: Console, result: "CheckResult", target: str) -> None:
 
 def _features_table(columns: Iterable["ColumnProfile"]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("feature", overflow="ellipsis", max_width=28, no_wrap=True)
-    table.add_column("kind")
-    for heading in ("missing", "low", "mean", "high", "values"):
-        table.add_column(heading, justify="right")
+    table.add_column("feature", max_width=28)
+    table.add_column("kind", no_wrap=True)
+    for heading in ("missing", "low", "mean", "high"):
+        table.add_column(heading, justify="right", no_wrap=True)
     listed = list(columns)
     for column in listed[:FEATURES_SHOWN]:
         numbers = (
-            "" if value is None else figure(value)
+            "–" if value is None else figure(value)
             for value in (column.low, column.mean, column.high)
         )
         missing = f"{100 * column.missing / column.rows:.1f} %" if column.missing else ""
-        values = "" if column.distinct is None else f"{column.distinct:,}"
-        table.add_row(Text(column.name), column.kind, missing, *numbers, values)
+        kind = column.kind if column.distinct is None else f"{column.kind} of {column.distinct:,}"
+        table.add_row(_name(column.name), kind, missing, *numbers)
     if len(listed) > FEATURES_SHOWN:
         table.add_row(f"and {len(listed) - FEATURES_SHOWN:,} more")
     return table
@@ -146,7 +146,7 @@ def _metrics_table(report: Report) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("")
     for heading in ("rows", "R²", "RMSE", "MAE", "median error", "MAPE"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for side in SIDES:
         metrics = report.metrics.get(side)
         if metrics and metrics.rows:
@@ -172,15 +172,20 @@ def _slices_table(column: str, parts: list[Slice]) -> Table:
     """Metrics by the categories of a column, the ones with the most test rows first."""
     largest = sorted(parts, key=lambda part: -part.rows)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column(Text(f"test rows by {column}"), overflow="ellipsis", max_width=30)
+    table.add_column(Text(f"test rows by {column}"), max_width=30)
     for heading in ("rows", "R²", "RMSE", "MAE", "bias"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for part in largest[:CATEGORIES_SHOWN]:
         errors = (figure(value) for value in (part.rmse, part.mae, part.bias))
-        table.add_row(Text(part.value), f"{part.rows:,}", score(part.r2), *errors)
+        table.add_row(_name(part.value), f"{part.rows:,}", score(part.r2), *errors)
     if len(parts) > CATEGORIES_SHOWN:
         table.add_row(f"and {len(parts) - CATEGORIES_SHOWN} more")
     return table
+
+
+def _name(text: str) -> Text:
+    """On one line, cut where there is no room: the numbers beside it are never cut."""
+    return Text(" ".join(text.split()), no_wrap=True, overflow="ellipsis")
 
 
 def _model_lines(summary: Summary, best_round: int | None) -> list[str]:

@@ -18,6 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from tasks.engine.report import Histogram, Report
@@ -27,7 +28,13 @@ BLUE, ORANGE, GREY = "#2f6ea8", "#d9782d", "#b4bec8"
 SIDE_COLORS = {"train": GREY, "valid": ORANGE, "test": BLUE}
 COUNTS = LinearSegmentedColormap.from_list("counts", ["#d6e6f2", "#7fb2d6", BLUE, "#12304d"])
 # Beside Matplotlib's own DejaVu Sans, for names in other scripts: those that are installed.
-FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Arial Unicode MS")
+FONTS = (
+    "DejaVu Sans",
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "WenQuanYi Zen Hei",
+    "Arial Unicode MS",
+)
 STEPS = [1, 2, 2.5, 5, 10]
 NAME_LENGTH = 32
 DPI = 144
@@ -35,9 +42,8 @@ DPI = 144
 P = ParamSpec("P")
 
 
-def _style() -> dict[str, Any]:
+def _style() -> Any:
     return {
-        **mpl.rcParamsDefault,
         "font.family": _families(),
         "font.size": 9.5,
         "text.color": INK,
@@ -63,14 +69,11 @@ def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     @wraps(draw)
     def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
         with mpl.rc_context():
-            mpl.rcParams.update({k: v for k, v in _style().items() if k not in _NOT_STYLE})
+            mpl.rcdefaults()
+            mpl.rcParams.update(_style())
             return draw(*args, **kwargs)
 
     return styled
-
-
-# Of the defaults, what would switch backends or warn.
-_NOT_STYLE = {"backend", "backend_fallback", "toolbar", "timezone", "interactive"}
 
 
 def png(figure: Figure) -> bytes:
@@ -105,17 +108,25 @@ def learning_curve(history: Mapping[str, Sequence[float]], best_round: int | Non
             color=QUIET if color == GREY else color,
             va="center",
         )
-    axes.plot([at], [curves[judge][at - 1]], "o", color=SIDE_COLORS.get(judge, BLUE), markersize=5)
+    axes.plot(
+        [at],
+        [curves[judge][at - 1]],
+        "o",
+        color=SIDE_COLORS.get(judge, BLUE),
+        markersize=5,
+        clip_on=False,
+    )
     axes.set_xlim(min(1, rounds - 1), rounds)
-    # The steep first tenth would flatten the rest, where the curves differ.
-    late = [value for r2 in curves.values() for value in r2[len(r2) // 10 :]]
-    margin = 0.06 * (max(late) - min(late)) or 0.05
-    axes.set_ylim(min(late) - margin, max(late) + margin)
+    is_cut = _cut_start(axes, [*curves.values()])
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True, steps=STEPS))
     _label(axes, "round", "R²")
     head = f"{judge.capitalize()} R² {_r2(curves[judge][at - 1])} after {_number(at)} "
     note = "last round" if at == rounds else f"best round, {_number(rounds - at)} more did not help"
-    _title(figure, head + ("round" if at == 1 else "rounds"), f"R² by boosting round; dot: {note}")
+    _title(
+        figure,
+        head + ("round" if at == 1 else "rounds"),
+        f"R² by boosting round{', its steep start cut off' * is_cut}; dot: {note}",
+    )
     return figure
 
 
@@ -208,8 +219,8 @@ def importance(gains: Mapping[str, float], top: int = 20) -> Figure:
     _title(
         figure,
         f"{shown[0][0]} brings {_percent(shares[0])} of the gain",
-        f"Share of the reduction of squared error by the splits on a feature; {used} of "
-        f"{_number(len(gains))} features used",
+        "Share of the reduction of squared error by the splits on a feature; "
+        f"{_number(used)} {'features are' if used > 1 else 'feature is'} split on",
     )
     return figure
 
@@ -223,13 +234,13 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 def _title(figure: Figure, finding: str, note: str) -> None:
     """The finding in bold above the note, both from the left edge, the axes below them."""
     width, height = figure.get_size_inches()
-    for text, down, style in (
-        (finding, 0.14, {"fontsize": 12.5, "fontweight": "bold"}),
-        (note, 0.40, {"fontsize": 9, "color": QUIET}),
-    ):
-        figure.text(0.1 / width, 1 - down / height, text, va="top", parse_math=False, **style)
+    left = 0.1 / width
+    figure.text(
+        left, 1 - 0.14 / height, finding, va="top", fontsize=12.5, weight="bold", parse_math=False
+    )
+    figure.text(left, 1 - 0.40 / height, note, va="top", fontsize=9, color=QUIET, parse_math=False)
     layout = figure.get_layout_engine()
-    if layout is not None:
+    if isinstance(layout, ConstrainedLayoutEngine):
         layout.set(rect=(0, 0, 1, 1 - 0.62 / height))
 
 
@@ -238,6 +249,17 @@ def _label(axes: Axes, x: str, y: str) -> None:
     axes.set_ylabel(y, parse_math=False)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
+
+
+def _cut_start(axes: Axes, curves: Sequence[Sequence[float]]) -> bool:
+    """Leaves the steep first tenth out where it would flatten the rest, where curves differ."""
+    late = [value for r2 in curves for value in r2[len(r2) // 10 :] if math.isfinite(value)]
+    if not late:
+        return False
+    bottom, top = min(late), max(late)
+    margin = 0.06 * (top - bottom) or 0.05
+    axes.set_ylim(bottom - margin, top + margin)
+    return min(map(min, curves)) < bottom - margin
 
 
 def _counts(axes: Axes, histogram: Histogram) -> QuadMesh:

@@ -16,7 +16,7 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +48,8 @@ _BATCH = {"metrics": 1000, "params": 100, "tags": 100}
 _CHUNK = {"metrics": 500, "params": 50, "tags": 50}
 
 # what sending again can't change: the store has read the request and refuses it
-_REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE"}
+_REFUSALS = {"INVALID_PARAMETER_VALUE", "INVALID_STATE"}
+_NO_SUCH_RUN = "RESOURCE_DOES_NOT_EXIST"
 _PAUSES = (0.25, 0.5, 1.0, 2.0, 5.0)
 _LINGER = 0.1  # seconds that events are gathered before a batch is sent
 
@@ -115,25 +116,15 @@ def open_run(
     spool = _Spool(spool_dir)
     try:
         run_id = spool.run_id or existing_run_id
-        deadline = time.monotonic() + timeout
-        for attempt in range(10**6):
-            try:
-                if run_id is None:
-                    run_id = _create_run(client, experiment, run_name, tags, artifact_location)
-                else:
-                    client.update_run(run_id, status="RUNNING")
-                break
-            except (MlflowException, OSError) as error:
-                if _is_refusal(error):
-                    raise
-                pause = _PAUSES[min(attempt, len(_PAUSES) - 1)]
-                if time.monotonic() + pause > deadline:
-                    raise RunError(
-                        f"MLflow at {without_secrets(tracking_uri)} did not answer within "
-                        f"{timeout:g} s: {without_secrets(str(error))}. Start it, or set "
-                        "MLFLOW_TRACKING_URI to one that runs."
-                    ) from error
-                time.sleep(pause)
+        if existing_run_id not in (None, run_id):
+            raise RunError(
+                f"{spool_dir} holds the recording of MLflow run {run_id}, not of {existing_run_id}."
+            )
+        run_id = _answered(
+            lambda: _run_id(client, run_id, experiment, run_name, tags, artifact_location),
+            without_secrets(tracking_uri),
+            timeout,
+        )
         spool.run_id = run_id
     except BaseException:
         spool.close()
@@ -311,9 +302,7 @@ class Recorder:
                     self._changed.wait_for(lambda: self._closing, _LINGER)
                 batch = _next_batch(self._pending)
             try:
-                for event in self._refusals(batch):
-                    self._spool.refuse(event)
-                    self._refused += 1
+                refused = list(self._refusals(batch))
                 failures = 0
             except Exception as error:  # noqa: BLE001
                 # whatever it is, what is spooled must not be lost with this thread
@@ -323,6 +312,11 @@ class Recorder:
                 failures += 1
                 continue
             with self._changed:
+                if self._given_up.is_set():
+                    return  # the spool is another's now, who will send this once more
+                for event in refused:
+                    self._spool.refuse(event)
+                self._refused += len(refused)
                 for _ in batch:
                     self._pending.popleft()
                 self._spool.confirm(batch)
@@ -450,13 +444,36 @@ def without_secrets(text: str) -> str:
     return re.sub(r"(\w://)[^/\s@]+@", r"\1***@", text)
 
 
-def _create_run(
+def _answered(request: Callable[[], str], where: str, timeout: float) -> str:
+    deadline = time.monotonic() + timeout
+    pauses = iter(_PAUSES)
+    while True:
+        try:
+            return request()
+        except (MlflowException, OSError) as error:
+            if _is_refusal(error) or getattr(error, "error_code", "") == _NO_SUCH_RUN:
+                raise
+            pause = next(pauses, _PAUSES[-1])
+            if time.monotonic() + pause > deadline:
+                raise RunError(
+                    f"MLflow at {where} did not answer within {timeout:g} s: "
+                    f"{without_secrets(str(error))}. Start it, or set MLFLOW_TRACKING_URI to one "
+                    "that runs."
+                ) from error
+            time.sleep(pause)
+
+
+def _run_id(
     client: MlflowClient,
+    existing: str | None,
     experiment: str,
     run_name: str,
     tags: Mapping[str, str],
     artifact_location: str | None,
 ) -> str:
+    if existing is not None:
+        client.update_run(existing, status="RUNNING")
+        return existing
     known = client.get_experiment_by_name(experiment)
     if known is None:
         try:
@@ -517,11 +534,13 @@ def _send(client: MlflowClient, run_id: str, batch: list[Event], spool: _Spool) 
 
 def _dataset_input(event: Event) -> DatasetInput:
     schema = event["schema"] if len(event["schema"]) <= SCHEMA_LENGTH else None
+    scheme = event["source"].partition("://")[0] if "://" in event["source"] else "local"
+    source_type = {"file": "local", "https": "http"}.get(scheme, scheme)
     dataset = Dataset(
         name=event["name"],
         digest=event["digest"][:DIGEST_LENGTH],
-        source_type="uri",
-        source=json.dumps({"uri": event["source"]}),
+        source_type=source_type,
+        source=json.dumps({"url" if source_type == "http" else "uri": event["source"]}),
         schema=schema,
         profile=event["profile"],
     )

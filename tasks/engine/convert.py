@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
+from itertools import islice
 from typing import Any
 
 import fsspec
@@ -16,6 +17,7 @@ from tasks.engine.config import DataConfig
 from tasks.engine.dataset import Column, Dataset, File, Frozen
 from tasks.engine.errors import RunError, UserError
 from tasks.engine.formats import FORMATS
+from tasks.engine.frames import modified
 from tasks.engine.home import Home, digest_of
 from tasks.engine.infer import Evidence
 from tasks.engine.inputs import CHUNK, Input, SourceFile, changed, too_large
@@ -60,22 +62,24 @@ def convert(source: Source, config: DataConfig, home: Home, client: Any = None) 
     opened = sum(record.opened_bytes for record in records)
     if opened > config.max_gigabytes * 1e9:
         raise too_large(source.shown, source.size, config.max_gigabytes)
-    for file, record in zip(source.files, records):
+    for file, record in zip(source.files, records, strict=True):
         _check_evidence(file, record, config)
     shown = [file.shown for file in source.files]
     try:
-        columns, notes = unify([(s, record.columns) for s, record in zip(shown, records)])
+        columns, notes = unify(
+            [(s, record.columns) for s, record in zip(shown, records, strict=True)]
+        )
     except Conflict as conflict:
         raise _with_line(conflict, source, records) from None
     names = {column.name for column in columns}
     more = [
         note
-        for file, record in zip(source.files, records)
+        for file, record in zip(source.files, records, strict=True)
         for note in _notes(file, record)
     ]
     wide = [
         rounded(file.shown, name)
-        for file, record in zip(source.files, records)
+        for file, record in zip(source.files, records, strict=True)
         for name in record.wide
         if name in names
     ]
@@ -96,7 +100,7 @@ def _notes(file: SourceFile, record: Converted) -> list[str]:
     return [f"{file.shown}: the last line has no line end. Was the file cut short?"]
 
 
-def convert_file(file: SourceFile, format: str, config: DataConfig, home: Home) -> Converted:
+def convert_file(file: SourceFile, kind: str, config: DataConfig, home: Home) -> Converted:
     """Converts one file, or finds it converted. Runs on a Dask worker.
 
     Processes that convert the same file at once each write their own and put it in place whole.
@@ -104,55 +108,56 @@ def convert_file(file: SourceFile, format: str, config: DataConfig, home: Home) 
     Raises:
         UserError: the file is not what its format promises, or changes while it is read.
     """
-    key = _key(file, format, config)
+    key = _key(file, kind, config)
     known = home.load(Converted, _FOLDER, key, "record.json")
     if known and file.modified and _is_whole(known, home, key):
-        if not config.verify or _digest(file, config) == known.file.digest:
+        is_checked = config.verify and FORMATS[kind].is_stored
+        if not is_checked or _digest(file, config) == known.file.digest:
             return known.model_copy(update={"file": _placed(known.file, file, home, key)})
     with tempfile.TemporaryDirectory(dir=_workshop(home), prefix="part-") as folder:
         path = os.path.join(folder, "data.parquet")
         source = Input(file, config)
-        reader = FORMATS[format].reader
+        reader = FORMATS[kind].reader
         assert reader is not None, "Parquet is read in place"
         record = _write(file, reader(source, config), config, path)
-        if FORMATS[format].is_stored:
+        if FORMATS[kind].is_stored:
             record = _checked(file, source, record)
         else:
             record = _with_digest(record, _file_digest(path))
         if not file.modified:  # only the content tells whether it changed
             key = digest_of(key, record.file.digest)
-        record = record.model_copy(update={"file": _placed(record.file, file, home, key)})
-        _publish(path, record.file.uri)
+        _publish(path, home.path(_FOLDER, key, "data.parquet"))
     home.save(record, _FOLDER, key, "record.json")
-    return record
+    return record.model_copy(update={"file": _placed(record.file, file, home, key)})
 
 
-def _key(file: SourceFile, format: str, config: DataConfig) -> str:
+def _key(file: SourceFile, kind: str, config: DataConfig) -> str:
     """What a conversion depends on: the file as it is and how it is read and written."""
     options = {
         "csv": (config.separator, config.encoding, config.missing_values),
         "tsv": (config.separator, config.encoding, config.missing_values),
         "json": (config.encoding,),
         "sql": (config.query, config.table),
-    }.get(format, ())
+    }.get(kind, ())
     place = (file.uri, file.size, file.modified)
-    return digest_of("convert", _VERSION, format, *place, config.row_group_rows, *options)
+    return digest_of("convert", _VERSION, kind, *place, config.row_group_rows, *options)
 
 
 def _is_whole(record: Converted, home: Home, key: str) -> bool:
     try:
-        filesystem, path = fsspec.core.url_to_fs(home.path(_FOLDER, key, "data.parquet"))
-        return bool(filesystem.info(path)["size"] == record.file.size)
+        size, _ = modified(home.path(_FOLDER, key, "data.parquet"))
     except FileNotFoundError:
         return False
+    return size == record.file.size
 
 
 def _placed(converted: File, file: SourceFile, home: Home, key: str) -> File:
-    """Where the home and the original are now: both may have been moved as a whole."""
+    """Where the home and the original are now: both may have been moved as a whole.
+
+    Without a time of change: what stands under a key never changes, even if it is put there twice.
+    """
     uri = home.path(_FOLDER, key, "data.parquet")
-    return converted.model_copy(
-        update={"uri": uri, "path": file.path, "modified": file.modified or converted.digest}
-    )
+    return converted.model_copy(update={"uri": uri, "path": file.path, "modified": ""})
 
 
 def _workshop(home: Home) -> str | None:
@@ -202,7 +207,8 @@ def _checked(file: SourceFile, source: Input, record: Converted) -> Converted:
         now = current(file)
     except FileNotFoundError:
         raise changed(file.shown) from None
-    if now != (file.size, file.modified):
+    listed = (file.size, file.modified)
+    if any(old and old != new for old, new in zip(listed, now, strict=True)):
         raise changed(file.shown)
     ended = not source.tail or source.tail.endswith((b"\n", b"\r"))
     facts = {"opened_bytes": source.opened_bytes, "is_ended": ended}
@@ -237,9 +243,7 @@ def _write(file: SourceFile, reading: Reading, config: DataConfig, path: str) ->
         modified=file.modified,
         row_groups=tuple(row_groups),
     )
-    return Converted(
-        file=converted, columns=columns, wide=tuple(wide), evidence=reading.evidence
-    )
+    return Converted(file=converted, columns=columns, wide=tuple(wide), evidence=reading.evidence)
 
 
 def _unwritable(file: SourceFile, schema: Any, error: Exception) -> UserError:
@@ -323,19 +327,15 @@ def _with_line(conflict: Conflict, source: Source, records: list[Converted]) -> 
     return conflict
 
 
-def _records(
-    source: Source, config: DataConfig, home: Home, client: Any
-) -> Iterable[Converted]:
+def _records(source: Source, config: DataConfig, home: Home, client: Any) -> Iterable[Converted]:
     """The files' records in the files' order."""
     if client is None:
         return [convert_file(file, source.format, config, home) for file in source.files]
     return _over_cluster(source, config, home, client)
 
 
-def _over_cluster(
-    source: Source, config: DataConfig, home: Home, client: Any
-) -> list[Converted]:
-    """A few files for each thread at a time. The first file's error is raised, not the fastest's."""
+def _over_cluster(source: Source, config: DataConfig, home: Home, client: Any) -> list[Converted]:
+    """A few files for each thread at a time. The first file's error is raised, whoever is fastest."""
     from distributed import as_completed
     from distributed.scheduler import KilledWorker
 
@@ -353,7 +353,7 @@ def _over_cluster(
         waiting.add(future)
 
     try:
-        for number in [n for _, n in zip(range(at_once), ahead)]:
+        for number in list(islice(ahead, at_once)):
             submit(number)
         for future in waiting:
             number = numbers.pop(future)
@@ -368,7 +368,7 @@ def _over_cluster(
                     f"{losses[number]} workers died while converting {source.files[number].shown}. "
                     "Give them more memory (cluster.memory_limit)."
                 )
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  raised below, in the files' order
                 outcomes[number] = error
             if isinstance(outcomes[number], Exception):
                 ahead = iter(())

@@ -29,7 +29,7 @@ class RowGroup(Frozen):
 
     `path` is relative to the source's root (of a converted source: the original's path), and
     names the row together with its number. `stamp` is the file's size and time of modification
-    when it was listed: a file that has changed since is refused.
+    when it was listed: a file that has changed since is refused. Empty where it can't change.
     """
 
     uri: str
@@ -42,6 +42,8 @@ class RowGroup(Frozen):
 
 class File(Frozen):
     """A Parquet file: `row_groups` holds the rows of each; `modified` is a time or an ETag.
+
+    Files of our own making never change and have no such time.
 
     `digest` is the BLAKE2b of its content, None until a pass has read it.
     """
@@ -59,7 +61,8 @@ class File(Frozen):
 
     def groups(self) -> list[RowGroup]:
         """The file's non-empty row groups, in order."""
-        found, start, stamp = [], 0, f"{self.size}:{self.modified}"
+        found, start = [], 0
+        stamp = f"{self.size}:{self.modified}" if self.modified else ""
         for index, rows in enumerate(self.row_groups):
             if rows:
                 found.append(

@@ -20,10 +20,10 @@ def check_early(config: Config, home: Home) -> None:
         UserError: whatever those steps would refuse.
     """
     source = resolve(config.data)
-    if source.kind in ("sql", "loader"):
+    if source.format in ("sql", "loader"):
         return
-    small = source.bytes <= SMALL_BYTES
-    if not small and source.kind != "parquet":
+    small = source.size <= SMALL_BYTES
+    if not small and source.format != "parquet":
         return
     dataset = ingest(config.data, home)
     if small or config.split.kind != "time":

@@ -35,8 +35,13 @@ def modified(uri: str) -> tuple[int, str]:
         return status.st_size, str(status.st_mtime_ns)
     filesystem, path = fsspec.core.url_to_fs(uri)
     info = filesystem.info(path)
-    named = (info.get(key) for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified"))
-    return int(info["size"] or 0), str(next((value for value in named if value), ""))
+    return int(info.get("size") or 0), changed_at(info)
+
+
+def changed_at(info: dict[str, Any]) -> str:
+    """What fsspec's information about a file says of its last change, "" where it says nothing."""
+    keys = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created")
+    return str(next((info[key] for key in keys if info.get(key)), ""))
 
 
 @lru_cache(maxsize=64)

@@ -10,7 +10,8 @@ from tasks.engine.dataset import Frozen
 
 BOOLEANS = ("true", "True", "TRUE"), ("false", "False", "FALSE")
 PLACEHOLDERS = frozenset(
-    "- -- --- . ? ?? * na n/a #n/a n.a. nan nil null (null) none missing unknown undefined".split()
+    ("-", "--", "---", ".", "?", "??", "*", "na", "n/a", "#n/a", "n.a.", "nan", "nil", "null")
+    + ("(null)", "none", "missing", "unknown", "undefined")
 )
 _NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$|^\s*[+-]?(?i:nan|inf|infinity)\s*$"
 _LONG = r"^\s*[+-]?\d{19,}\s*$"
@@ -110,9 +111,8 @@ class TextColumn:
         encoded = texts.dictionary_encode()
         values = encoded.dictionary
         kinds = []
-        for value, number, long, time, zoned in zip(
-            values.to_pylist(), *(_matches(values, p) for p in (_NUMBER, _LONG, _TIME, _ZONED))
-        ):
+        matches = [_matches(values, p) for p in (_NUMBER, _LONG, _TIME, _ZONED)]
+        for value, number, long, time, zoned in zip(values.to_pylist(), *matches, strict=True):
             is_long = long and not fits(value)
             kind = "long integers" if is_long else "numbers" if number else "text"
             kind = "times" if time else "zoned times" if zoned else kind
@@ -150,7 +150,7 @@ def _matches(values: Any, pattern: str) -> list[bool]:
 
 
 def castable(texts: Any, state: str) -> bool:
-    """Whether every text that is there reads as the type `state` (spaces around numbers allowed)."""
+    """Whether every text that is there reads as the type `state`; numbers may have spaces."""
     if state == "bool":
         known = pa.array([*BOOLEANS[0], *BOOLEANS[1]])
         return bool(pc.all(pc.is_in(texts.drop_null(), known)).as_py())

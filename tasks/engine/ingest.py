@@ -5,22 +5,17 @@ from typing import Any
 from tasks.engine.config import DataConfig
 from tasks.engine.convert import convert
 from tasks.engine.dataset import Dataset
+from tasks.engine.digests import remembered
 from tasks.engine.home import Home
-from tasks.engine.parquet import Remembered, inspect
+from tasks.engine.parquet import inspect
 from tasks.engine.sources import resolve
 
 
-def ingest(
-    config: DataConfig,
-    home: Home,
-    client: Any = None,
-    remembered: Remembered = lambda uri, size, modified: None,
-) -> Dataset:
+def ingest(config: DataConfig, home: Home, client: Any = None) -> Dataset:
     """Parquet is inspected in place, everything else is converted under the home.
 
-    `client` is a Dask client whose workers convert, or None to do it here. `remembered` gives the
-    content digest of a Parquet file (uri, size, modified) that was read before; with
-    `config.verify` it is not asked.
+    `client` is a Dask client whose workers convert, or None to do it here. Content digests of
+    Parquet files that were read before are remembered, unless `config.verify` asks for them anew.
 
     Raises:
         UserError: there is no such source, or it can't be read as one table.
@@ -30,4 +25,4 @@ def ingest(
         return convert(source, config, home, client)
     if config.verify:
         return inspect(source, max_gigabytes=config.max_gigabytes)
-    return inspect(source, remembered, config.max_gigabytes)
+    return inspect(source, remembered(home, source.shown), config.max_gigabytes)

@@ -44,7 +44,7 @@ class SourceFile(Frozen):
 
 
 class Input:
-    """A source file that readers pass over, once or more; every full pass must see the same bytes."""
+    """A source file that readers pass over; every full pass must see the same bytes."""
 
     def __init__(self, file: SourceFile, config: DataConfig) -> None:
         self.file = file
@@ -117,7 +117,7 @@ class Input:
         self.lines, self.tail = line, last
 
     def _encoding(self, first: bytes) -> str:
-        """The normalised name of the text's encoding. Raises UserError where it is plainly wrong."""
+        """The text's encoding by its proper name. Raises UserError where it is plainly wrong."""
         name = self.config.encoding
         try:
             encoding = codecs.lookup(name).name

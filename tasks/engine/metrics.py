@@ -38,7 +38,9 @@ class ErrorSums:
     error_share: int
 
     def merge(self, other: "ErrorSums") -> "ErrorSums":
-        return ErrorSums(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+        return ErrorSums(
+            *(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True))
+        )
 
     def baseline(self) -> "ErrorSums":
         """The sums of predicting the training mean."""

@@ -43,10 +43,10 @@ def inspect(
     if opened > max_gigabytes * 1e9:
         raise too_large(source.shown, source.size, max_gigabytes)
     shown = [file.shown for file in source.files]
-    columns, notes = unify(list(zip(shown, (footer.columns for footer in footers))))
+    columns, notes = unify(list(zip(shown, (footer.columns for footer in footers), strict=True)))
     wide = [
         rounded(name, column)
-        for name, footer in zip(shown, footers)
+        for name, footer in zip(shown, footers, strict=True)
         for column in footer.wide
         if column in {known.name for known in columns}
     ]
@@ -59,7 +59,7 @@ def inspect(
             row_groups=footer.row_groups,
             digest=remembered(file.uri, file.size, file.modified) if file.modified else None,
         )
-        for file, footer in zip(source.files, footers)
+        for file, footer in zip(source.files, footers, strict=True)
     ]
     notes = (*notes, *_partition_note(source), *dict.fromkeys(wide))
     dataset = Dataset(source=source.shown, columns=columns, files=tuple(files), notes=notes)
@@ -125,7 +125,7 @@ def _check_ends(file: SourceFile, stream: Any) -> None:
     if not size:
         raise UserError(f"{file.shown} is empty (0 bytes). Write it again or leave it out.")
     head = stream.read_at(min(size, 8), 0)
-    if head[:4] == b"PARE" or size >= 4 and stream.read_at(4, size - 4) == b"PARE":
+    if head[:4] == b"PARE":
         raise UserError(f"{file.shown} is encrypted Parquet, which is not read.")
     if head[:4] != _MAGIC:
         text = head.isascii() and head.decode("ascii").isprintable()

@@ -8,7 +8,6 @@ import numpy.typing as npt
 
 from tasks.engine.config import Config
 from tasks.engine.dataset import Dataset, RowGroup
-from tasks.engine.errors import UserError
 from tasks.engine.frames import read_frame
 from tasks.engine.quantiles import exact_quantiles
 from tasks.engine.roles import resolve_roles
@@ -43,25 +42,19 @@ def plan_of(config: Config, dataset: Dataset, client: Any = None) -> Plan:
     if config.split.kind == "time":
         assert config.split.column is not None
         time = feature_of(dataset, config.split.column)
-        if time.kind not in ("time", "number"):
-            raise UserError(
-                f"The split column {time.name!r} (split.column) holds "
-                f"{dataset.column(time.name).arrow} values. split.kind=time takes dates, "
-                "timestamps or numbers."
-            )
         split_kind = time.kind
         wanted = shares_wanted(config.split)
         if wanted:
             found = exact_quantiles(client, dataset.row_groups(), _Times(time), {"time": wanted})
             borders = found["time"]
     return Plan(
-        target=feature_of(dataset, roles.target),
+        target=feature_of(dataset, roles.target.name),
         features=tuple(
             feature_of(dataset, column.name, column.categorical) for column in roles.features
         ),
         split=resolve_split(config.split, borders),
-        weight=feature_of(dataset, roles.weight) if roles.weight else None,
-        by=tuple(roles.by),
+        weight=feature_of(dataset, roles.weight.name) if roles.weight else None,
+        by=tuple(column.name for column in roles.by),
         rules=config.data.rules,
         rule_columns=tuple(feature_of(dataset, name) for name in rule_columns),
         split_kind=split_kind,

@@ -16,6 +16,7 @@ import pandas as pd
 
 from tasks.engine.config import Config
 from tasks.engine.dataset import Dataset, Frozen, RowGroup
+from tasks.engine.digests import remember
 from tasks.engine.errors import UserError
 from tasks.engine.fold import fold
 from tasks.engine.frames import content_digests
@@ -218,7 +219,8 @@ class _Pass:
         )
         write_part(f"{self.rejected_folder}/{name}", frame)
         return tuple(
-            f"row {rejected.rows[i]:,} of {path}: {rejected.reasons[i]}{_shown(rejected, i)}"
+            f"row {rejected.rows[i]:,} of {path}: {rejected.reasons[i]} "
+            f"({_shown(rejected.frame.iloc[i], self.plan)})"
             for i in range(min(3, len(rejected.reasons)))
         )
 
@@ -270,6 +272,7 @@ def take_profile(
     assert dataset.digest is not None
     _check_rejected(summary, config, this_pass.rejected_folder)
     profile = _profile(summary, plan, dataset, config)
+    remember(home, dataset)
     home.save(profile, "profiles", digest_of(dataset.digest, *settings, *limits), "profile.json")
     return dataset, profile
 
@@ -398,10 +401,12 @@ def _check_range(name: str, values: Float64, rows: Rows) -> None:
         )
 
 
-def _shown(rejected: Rejected, row: int) -> str:
-    """The row's first columns, for an example in a message."""
-    values = [f"{name}={rejected.frame.iloc[row][name]}" for name in rejected.frame.columns[:4]]
-    return f" ({', '.join(values)}{', …' if rejected.frame.shape[1] > 4 else ''})"
+def _shown(row: "pd.Series[Any]", plan: Plan) -> str:
+    """A few of a row's values, first those that rules read."""
+    first = [*(column.name for column in plan.rule_columns), plan.target.name]
+    names = list(dict.fromkeys([*first, *row.index]))
+    values = ", ".join(f"{name}={row[name]}" for name in names[:4])
+    return f"{values}, …" if len(names) > 4 else values
 
 
 def _check_rejected(summary: _Summary, config: Config, folder: str) -> None:

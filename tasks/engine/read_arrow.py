@@ -59,7 +59,9 @@ def _batches(
 ) -> Iterator[Any]:
     try:
         for batch in reader:
-            arrays = [array.cast(field.type) for array, field in zip(batch.columns, schema)]
+            arrays = [
+                array.cast(field.type) for array, field in zip(batch.columns, schema, strict=True)
+            ]
             yield pa.record_batch(arrays, schema=schema)
     except (pa.ArrowInvalid, OSError) as error:
         raise _damaged(source, error) from None

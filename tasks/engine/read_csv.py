@@ -43,7 +43,7 @@ def _read(source: Input, config: DataConfig, separator: str) -> Reading:
         texts = {name: pa.string() for name in names}
         for batch in _batches(quotes.counted(source.text()), config, separator, texts):
             rows += batch.num_rows
-            for column, array in zip(columns, batch.columns):
+            for column, array in zip(columns, batch.columns, strict=True):
                 column.see(array)
     except pa.ArrowInvalid as error:
         _find_fault(source, separator, len(names))

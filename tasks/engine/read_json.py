@@ -58,9 +58,7 @@ def _blocks(source: Input) -> Iterator[bytes]:
 def _parse(source: Input, block: bytes, line: int) -> Any:
     """Texts that Arrow would take for timestamps stay text: it drops their zones."""
     table = _read(source, block, line, {})
-    times = {
-        field.name: pa.string() for field in table.schema if pa.types.is_timestamp(field.type)
-    }
+    times = {field.name: pa.string() for field in table.schema if pa.types.is_timestamp(field.type)}
     return _read(source, block, line, times) if times else table
 
 

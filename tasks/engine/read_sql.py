@@ -1,4 +1,4 @@
-"""A database table or query, streamed in chunks from a server-side cursor, read-only where it can be."""
+"""A database table or query, streamed in chunks by a server-side cursor, read-only if it can be."""
 
 import re
 from collections.abc import Iterator
@@ -44,14 +44,14 @@ def _tables(source: Input, config: DataConfig) -> Iterator[Any]:
 
     engine = _engine(source, config)
     try:
-        with engine.connect() as connection:
-            connection = _streaming(connection, engine.dialect.name)
+        with engine.connect() as connected:
+            connection = _streaming(connected, engine.dialect.name)
             statement = _statement(connection, config, source)
             result = connection.execute(statement)
             if not result.returns_rows:
                 connection.rollback()
                 raise UserError("data.query returns no rows: it must be a SELECT.")
-            names = [str(name) for name in result.keys()]
+            names = [str(name) for name in result.keys()]  # noqa: SIM118
             check_names(names, "The result of data.query" if config.query else source.shown)
             start, empty = 0, True
             for rows in result.partitions(_CHUNK):
@@ -124,7 +124,7 @@ def _check_sqlite(url: Any, source: Input) -> None:
 def _streaming(connection: Any, dialect: str) -> Any:
     if dialect in _READ_ONLY:
         connection.exec_driver_sql(_READ_ONLY[dialect])
-    options = {"postgresql_readonly": True} if dialect == "postgresql" else {}
+    options: dict[str, Any] = {"postgresql_readonly": True} if dialect == "postgresql" else {}
     if dialect == "postgresql":
         options["isolation_level"] = "REPEATABLE READ"
     return connection.execution_options(stream_results=True, yield_per=_CHUNK, **options)
@@ -149,10 +149,8 @@ def _statement(connection: Any, config: DataConfig, source: Input) -> Any:
 
 
 def _table(source: Input, names: list[str], rows: Any, start: int) -> Any:
-    arrays = [
-        _array(source, name, [row[i] for row in rows], start) for i, name in enumerate(names)
-    ]
-    return pa.table(dict(zip(names, arrays)))
+    arrays = [_array(source, name, [row[i] for row in rows], start) for i, name in enumerate(names)]
+    return pa.table(dict(zip(names, arrays, strict=True)))
 
 
 def _array(source: Input, name: str, values: list[Any], start: int) -> Any:

@@ -111,9 +111,7 @@ def _split(config: Config, target: Column, known: dict[str, Column]) -> Column |
     if split.kind == "time" and column.kind not in ("date", "timestamp"):
         dated = [c.name for c in known.values() if c.kind in ("date", "timestamp")]
         hint = f" Columns with times are: {listing(dated)}." if dated else ""
-        raise UserError(
-            f"{place}: split.kind=time needs dates or timestamps.{hint}"
-        )
+        raise UserError(f"{place}: split.kind=time needs dates or timestamps.{hint}")
     if split.kind == "column" and column.kind != "string":
         raise UserError(f"{place}: split.kind=column needs the labels train, valid and test.")
     return column
@@ -169,7 +167,9 @@ def _check_named(config: Config, names: list[str]) -> None:
         if name in data.exclude:
             other[name] = "data.exclude"
         if name in other:
-            raise UserError(f"{name!r} is in data.features and in {other[name]}. Take it out of one.")
+            raise UserError(
+                f"{name!r} is in data.features and in {other[name]}. Take it out of one."
+            )
         if name == config.target:
             raise UserError(f"The target {name!r} is among data.features. Take it out.")
 

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import pyarrow as pa
 from pyarrow import types
 
 from tasks.engine.dataset import Column, Kind
@@ -114,7 +113,9 @@ def unify(
     ]
     columns = []
     for name in wanted:
-        merged, note = _merge(name, [(shown, by[name]) for (shown, _), by in zip(files, by_name)])
+        merged, note = _merge(
+            name, [(shown, by[name]) for (shown, _), by in zip(files, by_name, strict=True)]
+        )
         columns.append(merged)
         notes += [note] if note else []
     return tuple(columns), tuple(notes)
@@ -126,7 +127,7 @@ def _check_missing(
     wanted: list[str],
     counts: Counter[str],
 ) -> None:
-    for (shown, columns), known in zip(files, by_name):
+    for (shown, columns), known in zip(files, by_name, strict=True):
         for name in wanted:
             if name not in known:
                 raise UserError(
@@ -140,7 +141,9 @@ def _check_missing(
 def _some(
     files: Sequence[tuple[str, tuple[Column, ...]]], by_name: list[dict[str, Column]], name: str
 ) -> str:
-    return listing((shown for (shown, _), known in zip(files, by_name) if name in known), 3)
+    return listing(
+        (shown for (shown, _), known in zip(files, by_name, strict=True) if name in known), 3
+    )
 
 
 def _merge(name: str, versions: list[tuple[str, Column]]) -> tuple[Column, str]:

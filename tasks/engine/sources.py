@@ -13,6 +13,7 @@ from tasks.engine.config import DEMO, DataConfig
 from tasks.engine.dataset import Frozen
 from tasks.engine.errors import UserError, listing, nearest
 from tasks.engine.formats import FORMATS
+from tasks.engine.frames import changed_at, modified
 from tasks.engine.inputs import SourceFile, open_source
 
 _LOADER = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -47,7 +48,7 @@ def resolve(config: DataConfig) -> Source:
     if source.startswith("demo:"):
         if source != DEMO:
             raise UserError(f"There is no {source!r}. The one demo is {DEMO!r}.")
-        return _whole(shown, "demo", "demo", modified="1")
+        return _whole(shown, "demo", "demo", version="1")
     if not scheme and _LOADER.fullmatch(source) and not os.path.exists(source):
         return _whole(shown, "loader", source)
     if scheme and _is_database(scheme[1], config):
@@ -78,26 +79,16 @@ def redact(url: str) -> str:
     return urlunsplit((parts.scheme, place, parts.path, query, parts.fragment))
 
 
-def stamp(info: dict[str, Any]) -> str:
-    """When a file was last changed, or its ETag, as fsspec's file systems tell it; else ""."""
-    names = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
-    return next((str(info[name]) for name in names if info.get(name)), "")
-
-
 def current(file: SourceFile) -> tuple[int, str]:
     """Size and time of change (or ETag) of a file as they are now."""
-    if "://" not in file.uri:
-        status = os.stat(file.uri)
-        return status.st_size, str(status.st_mtime_ns)
-    filesystem, path = fsspec.core.url_to_fs(file.uri)
-    filesystem.invalidate_cache()
-    info = filesystem.info(path)
-    return int(info.get("size") or 0), stamp(info)
+    if "://" in file.uri:
+        fsspec.core.url_to_fs(file.uri)[0].invalidate_cache()
+    return modified(file.uri)
 
 
-def _whole(shown: str, name: str, path: str, modified: str = "") -> Source:
+def _whole(shown: str, name: str, path: str, version: str = "") -> Source:
     """A source that is no file: `path` names its rows, wherever the database may move."""
-    file = SourceFile(uri=shown, path=path, size=0, modified=modified, shown=shown)
+    file = SourceFile(uri=shown, path=path, size=0, modified=version, shown=shown)
     return Source(shown=shown, format=name, files=(file,))
 
 
@@ -228,7 +219,7 @@ def _remote(source: str, shown: str, scheme: str) -> list[SourceFile]:
         infos = _remote_infos(filesystem, path, scheme)
     except (FileNotFoundError, NotADirectoryError) as error:
         cause = error.__cause__  # fsspec's HTTP says so, too, of hosts that don't answer
-        if cause and getattr(cause, "status", 404) != 404 or isinstance(cause, OSError):
+        if (cause and getattr(cause, "status", 404) != 404) or isinstance(cause, OSError):
             raise _unreachable(source, shown, cause) from None
         raise _not_there_remote(source, shown) from None
     except ImportError as error:
@@ -237,7 +228,7 @@ def _remote(source: str, shown: str, scheme: str) -> list[SourceFile]:
         raise UserError(f"data.source={shown!r}: permission denied ({error}).") from None
     except (UserError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  every file system has errors of its own
         raise _unreachable(source, shown, error) from None
     root, names = infos
     single = len(names) == 1 and next(iter(names)) == path
@@ -251,7 +242,7 @@ def _remote(source: str, shown: str, scheme: str) -> list[SourceFile]:
                     uri=uri,
                     path=relative,
                     size=int(info.get("size") or 0),
-                    modified=stamp(info),
+                    modified=changed_at(info),
                     shown=redact(uri),
                 )
             )
@@ -289,7 +280,7 @@ def _not_there_remote(source: str, shown: str) -> UserError:
         filesystem, path = fsspec.core.url_to_fs(source)
         folder, _, name = path.rstrip("/").rpartition("/")
         names = [entry.rstrip("/").rpartition("/")[2] for entry in filesystem.ls(folder, False)]
-    except Exception:
+    except Exception:  # noqa: BLE001  the listing only helps the message
         return UserError(f"There is nothing at data.source={shown!r}.")
     known = sorted(names)
     holds = f" Beside it there are: {listing(known)}." if known else ""

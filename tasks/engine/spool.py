@@ -30,10 +30,11 @@ def spooled(source: Input, tables: Iterable[Any], times_in_text: bool = False) -
     folder = tempfile.TemporaryDirectory(prefix="boostline-")
     types: dict[str, Any] = {}
     texts: dict[str, TextColumn] = {}
-    files, rows = [], 0
-    for table in tables:
-        check_names(table.schema.names, source.shown)
-        table = _plain(table)
+    files: list[Path] = []
+    rows = 0
+    for given in tables:
+        check_names(given.schema.names, source.shown)
+        table = _plain(given)
         for field in table.schema:
             known = types.get(field.name, pa.null())
             types[field.name] = _wider(source, field.name, known, field.type, rows)
@@ -76,7 +77,11 @@ def _wider(source: Input, name: str, a: Any, b: Any, row: int) -> Any:
         return a
     numbers = [pa.types.is_integer(t) or pa.types.is_floating(t) for t in (a, b)]
     decimals = [pa.types.is_decimal(t) for t in (a, b)]
-    if all(n or d for n, d in zip(numbers, decimals)) and any(numbers) and any(decimals):
+    if (
+        all(n or d for n, d in zip(numbers, decimals, strict=True))
+        and any(numbers)
+        and any(decimals)
+    ):
         return pa.float64()
     try:
         merged = pa.unify_schemas(

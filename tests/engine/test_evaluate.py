@@ -54,9 +54,7 @@ def write_parts(folder: Path, rows: pd.DataFrame, cuts: Sequence[int]) -> list[R
         start = 0
         for index in range(pq.read_metadata(uri).num_row_groups):
             size = pq.read_metadata(uri).row_group(index).num_rows
-            groups.append(
-                RowGroup(uri=uri, path=f"{number}", index=index, rows=size, start=start)
-            )
+            groups.append(RowGroup(uri=uri, path=f"{number}", index=index, rows=size, start=start))
             start += size
     return groups
 
@@ -190,7 +188,9 @@ def test_workers_make_the_same_report(
 def test_empty_sides_are_nan(rows: pd.DataFrame, tmp_path: Path) -> None:
     only_train = rows[rows.side == 0].head(500)
     report = report_of(only_train, write_parts(tmp_path / "parts", only_train, [100]))
-    assert report.metrics["test"].rows == 0 and np.isnan(report.metrics["test"].median_absolute_error)
+    assert report.metrics["test"].rows == 0 and np.isnan(
+        report.metrics["test"].median_absolute_error
+    )
     assert not report.deciles and not report.categories and report.interval is None
     assert np.sum(report.residuals.counts) == 0
 

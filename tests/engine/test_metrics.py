@@ -81,9 +81,7 @@ def test_share_of_a_zero_is_scikit_learns() -> None:
         pytest.param([1.0, 2.0, 3.0], 1, set(), id="n = p + 2"),
     ],
 )
-def test_undefined_metrics_are_nan(
-    actual: list[float], features: int, undefined: set[str]
-) -> None:
+def test_undefined_metrics_are_nan(actual: list[float], features: int, undefined: set[str]) -> None:
     # The mean is far off, so that a constant's spread would not be 0 if squares were rounded.
     found = metrics(sums_of(np.array(actual), np.full(len(actual), 0.7), 1e3 / 3), features, 0.0)
     values = found.model_dump()

@@ -101,6 +101,17 @@ def test_a_link_is_removed_and_not_what_it_points_to(home: Home, tmp_path: Path)
     assert (outside / "mine.csv").exists()
 
 
+def test_an_entry_that_is_a_link_stays(home: Home, tmp_path: Path) -> None:
+    outside = put(home, "../outside/mine.csv", 90).parent
+    link = Path(home.root) / "converted" / "linked"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(outside)
+    then = time.time() - 90 * DAY
+    os.utime(link, (then, then), follow_symlinks=False)
+    assert remove_old(home, timedelta(days=30)) == []
+    assert (link / "mine.csv").exists()
+
+
 def test_works_on_object_storage() -> None:
     home = Home.at("memory://clean-test")
     filesystem = fsspec.filesystem("memory")

@@ -12,8 +12,9 @@ from rich.console import Console
 
 from flows.console import showing_steps
 from flows.figures import duration, figure, score, size
-from flows.results import show_notes, show_prediction, show_training
+from flows.results import show_check, show_notes, show_prediction, show_training
 from tasks.engine.errors import RunError, UserError
+from tasks.engine.profile import ColumnProfile, Profile, TargetProfile
 from tasks.engine.progress import Progress, reporter
 from tasks.engine.report import Histogram, Interval, Metrics, Report, Slice
 from tasks.engine.summary import Seconds, Summary
@@ -228,6 +229,50 @@ def test_predictions_say_what_the_model_did_not_know() -> None:
     assert text(console) == (
         "\n! sea: 2 values unknown to the model, taken as missing.\n"
         "1 prediction in out.parquet, 3.2 s\n"
+    )
+
+
+def test_a_check_says_what_a_run_would_do() -> None:
+    from flows.check import CheckResult
+
+    columns = (
+        ColumnProfile(name="rooms", kind="number", rows=24, missing=1, low=1.0, high=9.0, mean=4.5),
+        ColumnProfile(name="[sea] " + "side " * 9, kind="category", rows=24, missing=0, distinct=5),
+    )
+    side = TargetProfile(rows=7, mean=206855.8, deviation=115395.6, low=14999, high=500001)
+    profile = Profile(
+        dataset_digest="d",
+        columns=columns,
+        target={"train": side.model_copy(update={"rows": 14}), "test": side},
+        mean=206855.8,
+        encoder="",
+        sample=(),
+        rejected=3,
+        reasons={"price > 0": 3},
+    )
+    console = plain()
+    show_check(
+        console,
+        CheckResult(24, profile.rows, profile, ("A note.",), 100, 40, 130_023),
+        "price",
+    )
+    assert (
+        text(console)
+        == """
+feature                        kind            missing     low    mean    high
+──────────────────────────────────────────────────────────────────────────────
+rooms                          number            4.2 %   1.000   4.500   9.000
+[sea] side side side side s…   category of 5                 –       –       –
+
+! A note.
+
+Rows       24: 14 train, 7 test
+Set aside  3 rows (price > 0: 3)
+Target     price, 14,999 to 500,001, mean 206,856, deviation 115,396 (train)
+Features   1 number, 1 category
+Training   100 rounds, 60 of them left after a checkpoint's 40
+Memory     130 kB of binned features over all workers
+"""
     )
 
 

@@ -51,7 +51,7 @@ def test_the_file_lists_the_columns_and_every_setting(
     assert lines[1].startswith("# 20,640 rows, 10 columns; seen in ")
     gaps = next(line for line in lines if "total_bedrooms" in line)
     assert " % " in gaps and gaps.endswith("129, 1106, 190")
-    assert lines.count("# Here: guessed from its name, for want of --target ('value').") == 1
+    assert lines.count("# Here: guessed by its name, as --target was not given ('value').") == 1
     for key in flatten(Config()):
         name = key.split(".")[1]
         assert any(
@@ -93,11 +93,11 @@ def test_columns_that_name_the_row_are_excluded_and_others_are_pointed_out(
     written = write_config(source, None, str(out), home=home)
     config, lines = load_config(str(out)), out.read_text().splitlines()
     assert written.notes == (
-        "'price' is the target: guessed from its name, for want of --target ('price').",
+        "price is the target: guessed by its name, as --target was not given ('price').",
         "row is excluded: it counts the rows.",
         "customerId is excluded: every row has a value of its own.",
         "note is excluded: every row has a value of its own.",
-        f"tags is excluded: {pa.table({'t': [[1]]}).schema.field(0).type} can't be a feature.",
+        "tags is excluded: list<element: int64> can't be a feature.",
     )
     assert config.data.exclude == ("row", "customerId", "note", "tags")
     assert (config.data.weight, config.split.kind, config.data.categories) == (None, "hash", ())
@@ -114,11 +114,11 @@ def test_the_second_coordinate_is_not_a_target(tmp_path: Path, home: Home) -> No
 def test_names_and_values_of_any_kind_survive(tmp_path: Path, home: Home) -> None:
     names = ['quo"ted', "new\nline", "back\\slash", "größe [m²] 😀", "tab\t\x7f\x1b"]
     columns = {name: [f"a{i % 2}\x00\n\x1b[31m" for i in range(40)] for name in names}
-    source = table(tmp_path, **columns, **{'pri"ce\n': [float(i) for i in range(40)]})
+    source = table(tmp_path, **columns, **{'pri"ce\n\x7f': [float(i) for i in range(40)]})
     out = str(tmp_path / "out.toml")
     write_config(source, None, out, ["data.categories=[]", "track.model=houses"], home)
     config = load_config(out)
-    assert config.data.target == 'pri"ce\n'
+    assert config.data.target == 'pri"ce\n\x7f'
     assert config.track.model == "houses"
 
 

@@ -1,0 +1,386 @@
+"""Boosting on one worker of a group: the same bytes whatever the group and wherever it resumes.
+
+Sums of gradients must not depend on their order. Every gradient is therefore a multiple of one
+power of two, small enough in number of bits that float64 adds any 2^29 of them exactly. Rounding
+the gradient itself does that, in an objective of our own, and so does a shift of the labels, at no
+cost, with XGBoost's: see `LabelScale`.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import xgboost as xgb
+from xgboost import collective
+
+from tasks.engine.checkpoints import Checkpoint, History
+from tasks.engine.dataset import Frozen
+from tasks.engine.errors import UserError
+from tasks.engine.hashing import stream, uniform
+from tasks.engine.matrix import (
+    BatchCache,
+    BatchIterator,
+    BatchSource,
+    Float32,
+    Float64,
+    Schema,
+    UInt64,
+    binned_matrix,
+    open_cache,
+    reference_matrix,
+)
+
+# A target whose largest deviation is that many standard deviations is too coarse when shifted.
+HEAVY_TAIL = 256
+# RMSE is a sum whose order depends on the group: beyond these digits it may differ.
+SIGNIFICANT_DIGITS = 10
+
+OnRound = Callable[[int, dict[str, float]], None]
+
+
+class BoostSpec(Frozen):
+    """A training but for its rows.
+
+    `params` are XGBoost's tree parameters, checked; objective, seed, device, threads and row
+    sampling are set from the other fields. `mean`, `max_deviation` (max |y - mean| over train and
+    valid), and the variances (of the population) are the target's; `valid_variance` is None
+    without valid rows. `max_weight` is None without weights. `column_chunk` is the number of rounds
+    that share a seed of column sampling, None without. `threads` None takes the worker's own.
+    """
+
+    n_estimators: int
+    params: dict[str, Any]
+    feature_names: tuple[str, ...]
+    feature_types: tuple[str, ...]
+    mean: float
+    max_deviation: float
+    train_variance: float
+    valid_variance: float | None = None
+    max_weight: float | None = None
+    subsample: float = 1.0
+    early_stopping_rounds: int | None = None
+    checkpoint_every: int = 20
+    column_chunk: int | None = None
+    seed: int = 0
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: int | None = None
+
+    @property
+    def max_bin(self) -> int:
+        return int(self.params.get("max_bin", 256))
+
+    @property
+    def own_objective(self) -> bool:
+        """Whether gradients are ours: for weights, row sampling, or a very long tail."""
+        heavy = self.max_deviation > HEAVY_TAIL * math.sqrt(self.train_variance)
+        return self.max_weight is not None or self.subsample < 1 or heavy
+
+    def is_complete(self, history: History) -> bool:
+        return history.rounds >= self.n_estimators or history.has_stopped(
+            self.early_stopping_rounds
+        )
+
+
+@dataclass(frozen=True)
+class LabelScale:
+    """Labels as XGBoost sees them: float32(y - mean + `offset`), with base_score = `offset`.
+
+    `binade` is the power of two B >= 4 max|y - mean|. With offset = 1.5 B labels and margins lie
+    in [B, 2B), whose float32 are multiples of B 2^-23, and so is every difference of two.
+    """
+
+    mean: float
+    binade: float
+    offset: float
+
+    @classmethod
+    def of(cls, spec: BoostSpec) -> "LabelScale":
+        binade = 2.0 ** math.ceil(math.log2(max(4 * spec.max_deviation, 2.0**-100)))
+        return cls(spec.mean, binade, 0.0 if spec.own_objective else 1.5 * binade)
+
+    def to_label(self, target: Float64) -> Float32:
+        return ((target - self.mean) + self.offset).astype(np.float32)
+
+
+class SquaredError:
+    """Squared error with weights and row sampling; gradients float32 (n,) on a grid.
+
+    A row is in round r's sample when hash(seed, r, position) says so; one that is left out has a
+    gradient and hessian of zero. `round` is set before each round.
+    """
+
+    def __init__(self, spec: BoostSpec, scale: LabelScale, rows: BatchIterator) -> None:
+        self.round = 0
+        self._share = spec.subsample
+        self._seed = spec.seed
+        self._position = rows.position
+        largest = 1.0
+        self._weight: Float64 | None = None
+        if spec.max_weight is not None:
+            largest = 2.0 ** math.ceil(math.log2(max(spec.max_weight, 2.0**-100)))
+            weight = rows.weight
+            assert weight is not None, "the batches carry no weights"
+            self._weight = on_grid(weight, largest)
+        self._gradient_scale = scale.binade * largest
+
+    def __call__(self, margin: Float32, matrix: Any) -> tuple[Float32, Float32]:
+        gradient = margin.astype(np.float64) - matrix.get_label()
+        hessian = np.ones_like(gradient)
+        if self._weight is not None:
+            gradient *= self._weight
+            hessian = self._weight
+        gradient = on_grid(gradient, self._gradient_scale)
+        if self._share < 1:
+            taken = sampled(self._position, self._seed, self.round, self._share)
+            gradient, hessian = gradient * taken, hessian * taken
+        return gradient.astype(np.float32), hessian.astype(np.float32)
+
+
+def on_grid(values: Float64, scale: float) -> Float64:
+    """Rounded to multiples of 2^-22 of `scale` (a power of two): exact sums of up to 2^29."""
+    step = scale * 2.0**-22
+    return np.asarray(np.rint(values / step) * step)
+
+
+def sampled(position: UInt64, seed: int, round_: int, share: float) -> "np.ndarray[Any, Any]":
+    """Bool (n,): the rows that round `round_` (from 0) trains on."""
+    return np.asarray(uniform(position, stream(f"subsample:{round_}", seed)) < share)
+
+
+def round_metrics(spec: BoostSpec, history: History, round_: int) -> dict[str, float]:
+    """RMSE and R² after `round_` rounds. R² = 1 - RMSE² / variance, as all rows have one mean."""
+    metrics = {"train_rmse": history.train_rmse[round_ - 1]}
+    metrics["train_r2"] = _r2(metrics["train_rmse"], spec.train_variance)
+    if spec.valid_variance is not None:
+        metrics["valid_rmse"] = history.valid_rmse[round_ - 1]
+        metrics["valid_r2"] = _r2(metrics["valid_rmse"], spec.valid_variance)
+    return metrics
+
+
+def _r2(rmse: float, variance: float) -> float:
+    """0 for a constant target that is not met exactly, as scikit-learn has it."""
+    if variance <= 0:
+        return 1.0 if rmse == 0 else 0.0
+    return 1 - rmse * rmse / variance
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What a worker's part in a training came to; `checkpoint` only from the one that saves."""
+
+    checkpoint: Checkpoint | None
+    train_rows: int
+    device: str
+
+
+def boost_segment(
+    spec: BoostSpec,
+    sources: Sequence[BatchSource],
+    sample: Float32,
+    start: Checkpoint | None,
+    *,
+    group: Mapping[str, Any] | None,
+    save: Callable[[Checkpoint], None],
+    on_round: OnRound,
+    check_stop: Callable[[], None] = lambda: None,
+    threads: int = 1,
+    cache_bytes: int = 512 << 20,
+) -> Segment:
+    """Trains from `start` to the last round together with the other workers of the group.
+
+    `sample` float32 (n, p) gives the bins and must be the same on every worker. `group` holds the
+    arguments of XGBoost's communicator, None for a worker on its own. The first worker with
+    train rows saves checkpoints and reports rounds (counted from 1). `check_stop` is called every
+    round and raises to end the training.
+
+    Raises:
+        UserError: the device is not the one asked for.
+        xgboost.core.XGBoostError: another worker of the group failed or was lost.
+        Whatever a batch source, `save`, `on_round` or `check_stop` raises.
+    """
+    threads = spec.threads or threads
+    schema = Schema(spec.feature_names, spec.feature_types)
+    scale = LabelScale.of(spec)
+    with xgb.config_context(verbosity=0), open_cache(sources, cache_bytes) as cache:
+        reference = reference_matrix(sample, schema, spec.max_bin, threads)
+        with collective.CommunicatorContext(**(group or {})):
+            rows, train, valid = _matrices(spec, cache, reference, schema, scale, threads)
+            objective = SquaredError(spec, scale, rows) if spec.own_objective else None
+            progress = _Progress(
+                spec, start, objective, _saves(train.num_row()), save, on_round, check_stop
+            )
+            evals = [(train, "train")] + ([(valid, "valid")] if valid is not None else [])
+            _train(spec, scale, threads, train, evals, objective, progress)
+            return Segment(
+                progress.last if progress.saves else None, train.num_row(), progress.device
+            )
+
+
+def _matrices(
+    spec: BoostSpec,
+    cache: BatchCache,
+    reference: Any,
+    schema: Schema,
+    scale: LabelScale,
+    threads: int,
+) -> tuple[BatchIterator, Any, Any]:
+    rows = BatchIterator(cache, "train", schema, scale.to_label)
+    train = binned_matrix(rows, reference, spec.max_bin, threads)
+    cache.forget("train")
+    if spec.valid_variance is None:
+        return rows, train, None
+    valid_rows = BatchIterator(cache, "valid", schema, scale.to_label)
+    valid = binned_matrix(valid_rows, train, spec.max_bin, threads)
+    cache.forget("valid")
+    return rows, train, valid
+
+
+def _saves(train_rows: int) -> bool:
+    """Whether this is the group's first worker with train rows: one without may save other bytes."""
+    rank, world = collective.get_rank(), collective.get_world_size()
+    if world == 1:
+        return True
+    mine = np.array([rank if train_rows else world], dtype=np.int64)
+    return bool(collective.allreduce(mine, collective.Op.MIN)[0] == rank)
+
+
+def _train(
+    spec: BoostSpec,
+    scale: LabelScale,
+    threads: int,
+    train: Any,
+    evals: list[tuple[Any, str]],
+    objective: SquaredError | None,
+    progress: "_Progress",
+) -> None:
+    """One call of XGBoost, or with column sampling one per chunk, each with a seed of its own."""
+    params = {
+        **spec.params,
+        "objective": "reg:squarederror",
+        "eval_metric": "rmse",
+        "base_score": scale.offset,
+        "tree_method": "hist",
+        "device": spec.device,
+        "nthread": threads,
+        "verbosity": 0,
+    }
+    while not spec.is_complete(progress.history):
+        begin = progress.history.rounds
+        chunk, end = 0, spec.n_estimators
+        if spec.column_chunk is not None:
+            chunk = begin // spec.column_chunk
+            end = min(end, (chunk + 1) * spec.column_chunk)
+        progress.begin(begin)
+        booster = xgb.train(
+            {**params, "seed": (spec.seed + chunk) % 2**31},
+            train,
+            end - begin,
+            evals=evals,
+            obj=objective,
+            verbose_eval=False,
+            xgb_model=bytearray(progress.raw) if progress.raw else None,
+            callbacks=[progress],
+        )
+        progress.raw = _raw(booster)
+    if progress.raw is not None:
+        progress.finish()
+
+
+class _Progress(xgb.callback.TrainingCallback):
+    """Follows the rounds: history, checkpoints, reports, early stopping."""
+
+    def __init__(
+        self,
+        spec: BoostSpec,
+        start: Checkpoint | None,
+        objective: SquaredError | None,
+        saves: bool,
+        save: Callable[[Checkpoint], None],
+        on_round: OnRound,
+        check_stop: Callable[[], None],
+    ) -> None:
+        self.spec = spec
+        self.history = start.history if start else History()
+        self.raw: bytes | None = start.raw if start else None
+        self.last = start
+        self.saves = saves
+        self.device = spec.device
+        self._begin = 0
+        self._objective = objective
+        self._save = save
+        self._on_round = on_round
+        self._check_stop = check_stop
+
+    def begin(self, rounds: int) -> None:
+        """`rounds` are behind the next call of XGBoost, which counts its own from 0."""
+        self._begin = rounds
+
+    def before_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
+        self._check_stop()
+        if self._objective is not None:
+            self._objective.round = self._begin + epoch
+        return False
+
+    def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
+        if epoch == 0:
+            self.device = _checked_device(model, self.spec.device)
+        valid = evals_log["valid"]["rmse"][-1] if "valid" in evals_log else None
+        self.history = self.history.with_round(
+            _rounded(evals_log["train"]["rmse"][-1]), None if valid is None else _rounded(valid)
+        )
+        done = self.history.rounds
+        if self.saves:
+            self._on_round(done, round_metrics(self.spec, self.history, done))
+            if done % self.spec.checkpoint_every == 0:
+                self._keep(_raw(model))
+        return self.history.has_stopped(self.spec.early_stopping_rounds)
+
+    def finish(self) -> None:
+        """A checkpoint of the last round, where its round had none."""
+        last = self.last
+        stopped = self.history.has_stopped(self.spec.early_stopping_rounds)
+        fresh = last is None or last.rounds != self.history.rounds or last.stopped != stopped
+        if self.saves and fresh and self.raw is not None:
+            self._keep(self.raw)
+
+    def _keep(self, raw: bytes) -> None:
+        stopped = self.history.has_stopped(self.spec.early_stopping_rounds)
+        self.last = Checkpoint(self.history.rounds, raw, self.history, stopped)
+        self._save(self.last)
+
+
+def _rounded(value: float) -> float:
+    return float(f"{float(value):.{SIGNIFICANT_DIGITS}g}")
+
+
+def _checked_device(booster: Any, device: str) -> str:
+    """XGBoost trains on the CPU without a word where it finds no GPU."""
+    used = str(json.loads(booster.save_config())["learner"]["generic_param"]["device"])
+    if used.partition(":")[0] != device:
+        raise UserError(
+            f"The model was asked to train on {device} but XGBoost trained on {used}: this worker "
+            "sees no usable GPU, or its XGBoost is built without CUDA. Use a cluster with GPUs, or "
+            "one of CPUs throughout."
+        )
+    return used
+
+
+def _raw(booster: Any) -> bytes:
+    return bytes(booster.save_raw("ubj"))
+
+
+def finish(raw: bytes, rounds: int) -> bytes:
+    """The first `rounds` rounds as UBJSON with base_score 0: it predicts y - mean.
+
+    The bytes depend on the trees alone, not on how the training came by them.
+    """
+    booster = xgb.Booster()
+    booster.load_model(bytearray(raw))
+    final = booster[:rounds]
+    final.set_attr(**dict.fromkeys(final.attributes()))
+    # load_config would leave the old value in what is predicted and saved
+    final.set_param({"base_score": 0})
+    return _raw(final)

@@ -1,0 +1,196 @@
+"""From batches of rows to XGBoost's binned matrices, streaming.
+
+XGBoost reads an iterator three times where a reference gives the bins. Decoded batches are kept
+between the reads within a budget of bytes and read again beyond it; the next one is read ahead.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import xgboost as xgb
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+UInt64 = npt.NDArray[np.uint64]
+Side = Literal["train", "valid"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """n rows: `features` float32 (n, p) in C order, NaN where missing; `label` float64 (n,), the
+    target itself; `position` uint64 (n,); `weight` float64 (n,) or None.
+    """
+
+    features: Float32
+    label: Float64
+    position: UInt64
+    weight: Float64 | None = None
+
+    @property
+    def bytes(self) -> int:
+        weight = 0 if self.weight is None else self.weight.nbytes
+        return self.features.nbytes + self.label.nbytes + self.position.nbytes + weight
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The train and the valid rows of one read."""
+
+    train: Batch
+    valid: Batch
+
+
+BatchSource = Callable[[], Sides]
+ToLabel = Callable[[Float64], Float32]
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What XGBoost calls the features and takes them for ("q" numeric, "c" category)."""
+
+    names: tuple[str, ...]
+    types: tuple[str, ...]
+
+
+class BatchCache:
+    """Reads batches for both matrices: those that fit in `budget` bytes are read once."""
+
+    def __init__(self, sources: Sequence[BatchSource], budget: int, reader: ThreadPoolExecutor):
+        self._sources = sources
+        self._room = budget
+        self._reader = reader
+        self._kept: dict[tuple[Side, int], Batch] = {}
+        self._ahead: tuple[int, Future[Sides]] | None = None
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    def read(self, side: Side, index: int) -> Batch:
+        """Batch `index`; starts to read the next one. Raises whatever the source raises."""
+        batch = self._kept.get((side, index)) or self._fresh(side, index)
+        following = (index + 1) % len(self)
+        if (side, following) not in self._kept and self._ahead is None and following != index:
+            self._ahead = (following, self._reader.submit(self._sources[following]))
+        return batch
+
+    def forget(self, side: Side) -> None:
+        """Drops what is kept of a matrix that is built."""
+        for key in [key for key in self._kept if key[0] == side]:
+            self._room += self._kept.pop(key).bytes
+
+    def _fresh(self, side: Side, index: int) -> Batch:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead[0] == index:
+            sides = ahead[1].result()
+        else:
+            sides = self._sources[index]()
+        # valid rows are few and would otherwise be read again only for themselves
+        if side == "train":
+            self._keep("valid", index, sides.valid)
+        batch = sides.train if side == "train" else sides.valid
+        self._keep(side, index, batch)
+        return batch
+
+    def _keep(self, side: Side, index: int, batch: Batch) -> None:
+        if (side, index) not in self._kept and batch.bytes <= self._room:
+            self._kept[side, index] = batch
+            self._room -= batch.bytes
+
+
+@contextmanager
+def open_cache(sources: Sequence[BatchSource], budget: int) -> Iterator[BatchCache]:
+    """A cache whose reading thread is joined at the end."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead") as reader:
+        yield BatchCache(sources, budget, reader)
+
+
+class BatchIterator(xgb.DataIter):
+    """One side's batches in order, as XGBoost asks for them.
+
+    XGBoost refuses an iterator without batches, and a batch without features, so a worker
+    without rows gives one batch of no rows. `position` and `weight` are those of all rows, in the
+    matrix's order, once it is built. An exception of a source surfaces as itself when the matrix
+    has been built: XGBoost's `DataIter` keeps it until then.
+    """
+
+    def __init__(self, cache: BatchCache, side: Side, schema: Schema, to_label: ToLabel) -> None:
+        super().__init__()
+        self._cache = cache
+        self._side = side
+        self._schema = schema
+        self._to_label = to_label
+        self._next = 0
+        self._given_rows = False
+        self._rows: dict[int, tuple[UInt64, Float64 | None]] = {}
+
+    def reset(self) -> None:
+        self._next = 0
+        self._given_rows = False
+
+    def next(self, input_data: Callable[..., None]) -> bool:
+        while self._next < len(self._cache):
+            index = self._next
+            self._next += 1
+            batch = self._cache.read(self._side, index)
+            if len(batch.label) == 0:
+                continue
+            self._rows.setdefault(index, (batch.position, batch.weight))
+            self._given_rows = True
+            self._give(input_data, batch.features, batch.label)
+            return True
+        if self._given_rows:
+            return False
+        self._given_rows = True
+        width = len(self._schema.names)
+        self._give(input_data, np.empty((0, width), np.float32), np.empty(0, np.float64))
+        return True
+
+    @property
+    def position(self) -> UInt64:
+        empty = np.empty(0, np.uint64)
+        return np.concatenate([empty, *(self._rows[index][0] for index in sorted(self._rows))])
+
+    @property
+    def weight(self) -> Float64 | None:
+        parts = [self._rows[index][1] for index in sorted(self._rows)]
+        whole = [part for part in parts if part is not None]
+        return np.concatenate([np.empty(0), *whole]) if len(whole) == len(parts) else None
+
+    def _give(self, input_data: Callable[..., None], features: Float32, label: Float64) -> None:
+        input_data(
+            data=features,
+            label=self._to_label(label),
+            feature_names=list(self._schema.names),
+            feature_types=list(self._schema.types),
+        )
+
+
+def reference_matrix(sample: Float32, schema: Schema, max_bin: int, threads: int) -> Any:
+    """Bins of every feature from a sample float32 (n, p).
+
+    Must be built before the worker joins its group: inside it XGBoost would merge every worker's
+    sketch, and the bins would depend on how many there are.
+    """
+    return xgb.QuantileDMatrix(
+        sample,
+        feature_names=list(schema.names),
+        feature_types=list(schema.types),
+        enable_categorical=True,
+        max_bin=max_bin,
+        nthread=threads,
+    )
+
+
+def binned_matrix(rows: BatchIterator, like: Any, max_bin: int, threads: int) -> Any:
+    """The matrix of an iterator's rows with the bins of the matrix `like`.
+
+    Raises whatever a batch source raises.
+    """
+    return xgb.QuantileDMatrix(
+        rows, ref=like, enable_categorical=True, max_bin=max_bin, nthread=threads
+    )

@@ -1,0 +1,82 @@
+"""A training's part on one Dask worker: what the driver sends and what the worker runs."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tasks.engine.boost import BoostSpec, Segment, boost_segment
+from tasks.engine.checkpoints import CheckpointStore
+from tasks.engine.dataset import RowGroup
+from tasks.engine.errors import RunError
+from tasks.engine.matrix import BatchSource, Float32
+
+# Of the worker's memory limit; where it has none, of nothing known, so a plain amount.
+CACHE_SHARE = 0.25
+CACHE_BYTES = 512 << 20
+
+
+class Cancelled(RunError):
+    """The driver gave up this part of the training."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One worker's part. `sample` and `make_batches` are picklable and run on the worker.
+
+    `from_round` names the checkpoint to go on from, 0 for none. `members` are the arguments of
+    XGBoost's communicator, None for a worker on its own. `topic` is where rounds are told.
+    """
+
+    spec: BoostSpec
+    row_groups: tuple[RowGroup, ...]
+    make_batches: Callable[[Sequence[RowGroup]], Sequence[BatchSource]]
+    sample: Callable[[], Float32]
+    store: CheckpointStore
+    from_round: int
+    topic: str
+    members: dict[str, Any] | None = field(default=None)
+
+
+def run_job(job: Job) -> Segment:
+    """Runs in the worker's own task thread.
+
+    Raises:
+        Cancelled: the driver cancelled this task; the other workers then end too.
+        RunError: the checkpoint to go on from is gone.
+        Whatever `boost_segment` raises.
+    """
+    from distributed import get_worker
+    from distributed.worker import thread_state
+
+    worker: Any = get_worker()
+    key = thread_state.key
+    start = None
+    if job.from_round:
+        start = job.store.load(job.from_round)
+        if start is None:
+            raise RunError(
+                f"The checkpoint of round {job.from_round} in {job.store.uri} can't be read from "
+                f"{worker.address}. BOOSTLINE_HOME must be a place that every host reaches."
+            )
+
+    def check_stop() -> None:
+        task = worker.state.tasks.get(key)
+        if task is None or task.state not in ("executing", "long-running"):
+            raise Cancelled("The training was cancelled.")
+
+    def on_round(round_: int, metrics: dict[str, float]) -> None:
+        worker.log_event(job.topic, {"round": round_, "metrics": metrics})
+
+    limit = worker.memory_manager.memory_limit
+    return boost_segment(
+        job.spec,
+        job.make_batches(job.row_groups),
+        job.sample(),
+        start,
+        group=job.members,
+        save=job.store.save,
+        on_round=on_round,
+        check_stop=check_stop,
+        threads=worker.state.nthreads,
+        cache_bytes=int(limit * CACHE_SHARE) if limit else CACHE_BYTES,
+    )

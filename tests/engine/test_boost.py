@@ -1,0 +1,309 @@
+"""The same bytes whatever the cluster, and whatever befalls it."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xgboost as xgb
+from tests.engine import rows_for_boosting as made
+
+from tasks.engine.boost import BoostSpec, boost_segment, finish
+from tasks.engine.checkpoints import Checkpoint, CheckpointStore
+from tasks.engine.dataset import RowGroup
+from tasks.engine.errors import RunError, UserError
+from tasks.engine.group import Event, GroupOptions, TrainResult, deal, train
+
+COLUMNS = {"colsample_bytree": 0.7, "colsample_bynode": 0.8}
+TREES = {"max_depth": 4, "learning_rate": 0.2, "max_bin": 64}
+CASES = [
+    pytest.param({}, False, id="plain"),
+    pytest.param({"subsample": 0.6}, False, id="rows sampled"),
+    pytest.param({"params": {**TREES, **COLUMNS}, "column_chunk": 5}, False, id="columns sampled"),
+    pytest.param(
+        {"params": {**TREES, **COLUMNS}, "column_chunk": 5, "subsample": 0.6, "max_weight": 4.0},
+        True,
+        id="rows and columns sampled, weights",
+    ),
+]
+
+
+def alone(
+    spec: BoostSpec,
+    weighted: bool,
+    store: CheckpointStore,
+    groups: Sequence[RowGroup] = made.ROW_GROUPS,
+    threads: int = 1,
+) -> tuple[str, list[int]]:
+    """Digest of the model trained in this process, and the rounds that were done."""
+    done: list[int] = []
+    segment = boost_segment(
+        spec,
+        made.make_batches(groups, weighted),
+        made.sample(),
+        store.latest(spec.n_estimators, spec.column_chunk),
+        group=None,
+        save=store.save,
+        on_round=lambda round_, metrics: done.append(round_),
+        threads=threads,
+    )
+    assert segment.checkpoint is not None
+    return sha256(finish(segment.checkpoint.raw, spec.n_estimators)).hexdigest(), done
+
+
+class Only:
+    """A client that shows the first `count` workers, so that groups of any size can be tried."""
+
+    def __init__(self, client: Any, count: int) -> None:
+        self._client = client
+        self._count = count
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def scheduler_info(self, **kwargs: Any) -> dict[str, Any]:
+        workers = self._client.scheduler_info(**kwargs)["workers"]
+        return {"workers": {key: workers[key] for key in sorted(workers)[: self._count]}}
+
+
+@pytest.mark.parametrize(("changes", "weighted"), CASES)
+def test_same_bytes(
+    dask_client: Any, tmp_path: Path, changes: dict[str, Any], weighted: bool
+) -> None:
+    spec = made.spec(**changes)
+    first, _ = alone(spec, weighted, made.store(tmp_path / "1"))
+    threads, _ = alone(spec, weighted, made.store(tmp_path / "t"), threads=2)
+    mixed, _ = alone(spec, weighted, made.store(tmp_path / "p"), made.ROW_GROUPS[::-1])
+    assert threads == first and mixed == first
+    for workers in (2, 4):
+        result = train(
+            Only(dask_client, workers),
+            spec,
+            made.ROW_GROUPS,
+            partial(made.make_batches, weighted=weighted),
+            made.sample,
+            made.store(tmp_path / f"w{workers}"),
+        )
+        assert result.model_sha256 == first
+        assert result.workers == workers and result.recoveries == 0
+
+
+@pytest.mark.parametrize(("changes", "weighted"), CASES)
+def test_goes_on_where_it_stopped(tmp_path: Path, changes: dict[str, Any], weighted: bool) -> None:
+    """13 rounds, then 20: with columns sampled from the last full chunk."""
+    whole, _ = alone(made.spec(**changes), weighted, made.store(tmp_path / "whole"))
+    parts = made.store(tmp_path / "parts")
+    alone(made.spec(**changes, n_estimators=13), weighted, parts)
+    again, done = alone(made.spec(**changes), weighted, parts)
+    assert again == whole
+    assert done[0] == (11 if "column_chunk" in changes else 14)
+    assert alone(made.spec(**changes), weighted, parts) == (whole, [])
+
+
+def test_a_model_predicts_the_deviation_from_the_mean(tmp_path: Path) -> None:
+    spec = made.spec(n_estimators=60)
+    store = made.store(tmp_path)
+    alone(spec, False, store)
+    checkpoint = store.latest(60)
+    assert checkpoint is not None
+    booster = xgb.Booster()
+    booster.load_model(bytearray(finish(checkpoint.raw, 60)))
+    assert booster.feature_names == list(made.NAMES) and booster.attributes() == {}
+    error, squares, count = 0.0, 0.0, 0
+    for group in made.ROW_GROUPS:
+        valid = made.read(group, False, None, False).valid
+        matrix = xgb.DMatrix(
+            valid.features,
+            feature_names=list(made.NAMES),
+            feature_types=list(made.TYPES),
+            enable_categorical=True,
+        )
+        predicted = booster.predict(matrix).astype(np.float64) + spec.mean
+        error += float(np.square(valid.label - predicted).sum())
+        squares += float(np.square(valid.label - valid.label.mean()).sum())
+        count += len(predicted)
+    assert (error / count) ** 0.5 == pytest.approx(checkpoint.history.valid_rmse[-1], rel=1e-4)
+    assert 1 - error / squares > 0.8
+
+
+def test_stops_early_at_the_same_round_when_resumed(tmp_path: Path) -> None:
+    overfits = {**TREES, "max_depth": 8, "learning_rate": 0.6}
+    spec = made.spec(params=overfits, n_estimators=60, early_stopping_rounds=4)
+    store = made.store(tmp_path / "whole")
+    alone(spec, False, store)
+    whole = store.latest(60)
+    assert whole is not None and whole.stopped and whole.rounds < 40
+    best = whole.history.best_rounds()
+    assert best == whole.rounds - 4
+    parts = made.store(tmp_path / "parts")
+    alone(spec.model_copy(update={"n_estimators": best + 1}), False, parts)
+    alone(spec, False, parts)
+    again = parts.latest(60)
+    assert again == whole
+    assert alone(spec, False, parts)[1] == []
+
+
+def run(
+    client: Any, folder: Path, events: list[Event], trouble: made.Trouble | None = None, **more: Any
+) -> TrainResult:
+    return train(
+        client,
+        more.pop("spec", None) or made.spec(n_estimators=more.pop("n_estimators", 20)),
+        made.ROW_GROUPS,
+        partial(made.make_batches, trouble=trouble),
+        made.sample,
+        made.store(folder),
+        more.pop("on_event", events.append),
+        GroupOptions(**{"replace_timeout": 20, "end_timeout": 6, **more}),
+    )
+
+
+def wait_for_workers(client: Any) -> None:
+    client.wait_for_workers(4, timeout=30)
+
+
+def test_a_killed_worker(dask_client: Any, tmp_path: Path) -> None:
+    wait_for_workers(dask_client)
+    pids = dask_client.run(os.getpid)
+    reference, _ = alone(made.spec(n_estimators=60), False, made.store(tmp_path / "alone"))
+    events: list[Event] = []
+
+    def on_event(event: Event) -> None:
+        events.append(event)
+        if event.kind == "round" and event.round == 12:
+            victims = [pids[address] for address in sorted(pids)]
+            os.kill(victims[2], signal.SIGKILL)
+
+    result = run(dask_client, tmp_path / "killed", events, n_estimators=60, on_event=on_event)
+    assert result.model_sha256 == reference
+    assert result.recoveries == 1
+    formed = [event.round for event in events if event.kind == "formed"]
+    assert formed[0] == 0 and len(formed) == 2 and formed[1] >= 10
+    assert [event.round for event in events if event.kind == "round"] == list(range(1, 61))
+    lost = next(event for event in events if event.kind == "lost")
+    assert "left the cluster" in lost.note and len(lost.workers) == 1
+
+
+def test_a_frozen_worker(dask_client: Any, tmp_path: Path) -> None:
+    wait_for_workers(dask_client)
+    events: list[Event] = []
+    trouble = made.Trouble("freeze", 5, str(tmp_path / "flag"))
+    result = run(dask_client, tmp_path / "frozen", events, trouble, worker_ttl=3)
+    assert result.recoveries == 1
+    assert "fell silent" in next(event.note for event in events if event.kind == "lost")
+
+
+def test_a_users_error_is_named_not_its_echo(dask_client: Any, tmp_path: Path) -> None:
+    wait_for_workers(dask_client)
+    with pytest.raises(UserError, match="row 7 holds a weight of -1"):
+        run(dask_client, tmp_path, [], made.Trouble("user", 5))
+    assert run(dask_client, tmp_path, []).recoveries == 0  # the workers are free again
+
+
+def test_too_many_losses(dask_client: Any, tmp_path: Path) -> None:
+    wait_for_workers(dask_client)
+
+    def on_event(event: Event) -> None:
+        if event.kind == "round":
+            os.kill(next(iter(dask_client.run(os.getpid).values())), signal.SIGKILL)
+
+    with pytest.raises(RunError, match="1 groups of workers were lost.*recoveries allows 0"):
+        run(dask_client, tmp_path, [], on_event=on_event, recoveries=0, n_estimators=500)
+
+
+def test_two_trainings_take_turns(dask_client: Any, tmp_path: Path) -> None:
+    wait_for_workers(dask_client)
+    results: dict[int, TrainResult] = {}
+
+    def go(number: int) -> None:
+        results[number] = run(dask_client, tmp_path / str(number), [])
+
+    threads = [threading.Thread(target=go, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert results[0].model_sha256 == results[1].model_sha256
+
+
+def test_workers_without_train_rows_change_nothing(dask_client: Any, tmp_path: Path) -> None:
+    """As a split by time has it; the first worker may be the one without."""
+    wait_for_workers(dask_client)
+    spec = made.spec()
+    digests = set()
+    for number, groups in enumerate((made.ROW_GROUPS, made.ROW_GROUPS[4:] + made.ROW_GROUPS[:4])):
+        result = train(
+            dask_client,
+            spec,
+            groups,
+            partial(made.make_batches, only_first=True),
+            made.sample,
+            made.store(tmp_path / str(number)),
+        )
+        digests.add(result.model_sha256)
+    one = train(
+        Only(dask_client, 1),
+        spec,
+        made.ROW_GROUPS,
+        partial(made.make_batches, only_first=True),
+        made.sample,
+        made.store(tmp_path / "one"),
+    )
+    assert digests == {one.model_sha256}
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    whole, _ = alone(made.spec(), False, made.store(tmp_path))
+    newest = tmp_path / "round-000020.ubj"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    again, done = alone(made.spec(), False, made.store(tmp_path))
+    assert again == whole and done == [16, 17, 18, 19, 20]
+
+
+def test_cancelling_frees_the_workers(dask_client: Any, tmp_path: Path) -> None:
+    wait_for_workers(dask_client)
+
+    def on_event(event: Event) -> None:
+        if event.kind == "round":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(dask_client, tmp_path, [], on_event=on_event, n_estimators=5000)
+    began = time.monotonic()
+    assert dask_client.submit(sum, [1, 2], pure=False).result(timeout=20) == 3
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(
+    ("rows", "workers", "blocks"),
+    [
+        pytest.param([10] * 8, 3, [3, 2, 3], id="even"),
+        pytest.param([100, 1, 1, 1], 2, [1, 3], id="one large"),
+        pytest.param([1, 1, 1, 100], 4, [1, 1, 1, 1], id="one each"),
+        pytest.param([5, 0, 5], 4, [1, 1], id="empty ones are left out"),
+    ],
+)
+def test_deal(rows: list[int], workers: int, blocks: list[int]) -> None:
+    groups = [
+        RowGroup(uri="a", path="a", index=i, rows=count, start=0) for i, count in enumerate(rows)
+    ]
+    dealt = deal(groups, workers)
+    assert [len(block) for block in dealt] == blocks
+    assert [group for block in dealt for group in block] == [g for g in groups if g.rows]
+
+
+def test_a_checkpoint_holds_its_history(tmp_path: Path) -> None:
+    store = made.store(tmp_path)
+    alone(made.spec(), False, store)
+    checkpoint = store.latest(20)
+    assert isinstance(checkpoint, Checkpoint) and checkpoint.history.rounds == 20
+    assert checkpoint.history.train_rmse[-1] < checkpoint.history.train_rmse[0] / 2
