@@ -4,7 +4,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from flows.places import cluster_of
-from tasks.engine.boosting import boosting_key, last_checkpoint
+from tasks.engine.boosting import checkpoints_of, spec_of, training_key
 from tasks.engine.config import Config
 from tasks.engine.early import SMALL_BYTES
 from tasks.engine.fold import BATCH_ROWS
@@ -54,6 +54,9 @@ def check(config: Config, home: Home) -> CheckResult:
             home,
             lambda done, total: tell(Progress("normalize", done, total)),
         )
+    spec = spec_of(config, plan, profile)
+    store = checkpoints_of(home, training_key(spec, dataset, plan, profile))
+    start = store.latest(spec.n_estimators, spec.column_chunk)
     return CheckResult(
         rows=dataset.rows,
         sides=profile.rows,

@@ -15,6 +15,7 @@ from tasks.engine.progress import Progress, reporter
 from tasks.engine.report import Report
 from tasks.engine.rows import Plan
 from tasks.retrying import RETRIES, RETRY_DELAYS, may_help
+from tasks.train import Trained
 
 
 @task(
@@ -30,13 +31,13 @@ def evaluate_model(
     dataset: Dataset,
     plan: Plan,
     profile: Profile,
-    scorer: ScorerRef,
-    train_rmse: float,
+    trained: Trained,
     home: Home,
     client: Any,
 ) -> Report:
-    """Exact metrics over all rows of each side. `train_rmse` scales the plot of residuals."""
+    """Exact metrics over all usable rows of each side."""
     tell = reporter()
+    scorer = ScorerRef(trained.scorer_uri, trained.manifest_sha256, device=trained.device)
     key = digest_of(scorer.manifest_sha256, dataset.digest, plan)
     predictions = predict_usable(
         client,
@@ -47,15 +48,12 @@ def evaluate_model(
         key,
         lambda done, total: tell(Progress("evaluate", done, 2 * total)),
     )
-    test = profile.target["test"]
     return evaluate(
         client,
         predictions.row_groups(),
         by=plan.by,
         train_mean=profile.target["train"].mean,
         features=len(plan.features),
-        target_range=(test.low, test.high),
-        residual_scale=train_rmse,
         bootstrap=config.evaluate.bootstrap,
         confidence=config.evaluate.confidence,
         seed=config.boost.seed,

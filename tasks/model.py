@@ -96,7 +96,7 @@ def signature(encoder: Encoder, float_columns: Collection[str] = ()) -> ModelSig
     checks it, unless it is named in `float_columns`: those are floats in the source, and `double`.
     `any` costs about 0.4 µs a value in `PyFuncModel.predict`.
     """
-    anything = AnyType()  # type: ignore[no-untyped-call]
+    anything = AnyType()
     inputs: list[ColSpec | TensorSpec] = [
         ColSpec("double" if column.name in float_columns else anything, column.name)
         for column in encoder.columns

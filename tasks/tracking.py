@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Literal, Protocol, Self
+from typing import IO, TYPE_CHECKING, Any, Literal, Self
 
 from mlflow import MlflowClient
 from mlflow.entities import (
@@ -35,6 +35,9 @@ from mlflow.entities import (
 from mlflow.exceptions import MlflowException
 
 from tasks.engine.errors import RunError
+
+if TYPE_CHECKING:  # a run without plots needs no matplotlib
+    from matplotlib.figure import Figure
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 Event = dict[str, Any]
@@ -54,12 +57,6 @@ _PAUSES = (0.25, 0.5, 1.0, 2.0, 5.0)
 _LINGER = 0.1  # seconds that events are gathered before a batch is sent
 
 _log = logging.getLogger(__name__)
-
-
-class Figure(Protocol):
-    """A matplotlib figure."""
-
-    def savefig(self, path: Path, *, format: str) -> object: ...  # noqa: A002
 
 
 @dataclass(frozen=True)
@@ -198,7 +195,7 @@ class Recorder:
         folder, _, file = name.rpartition("/")
         self._file({"folder": folder}, file, content.encode())
 
-    def figure(self, figure: Figure, name: str) -> None:
+    def figure(self, figure: "Figure", name: str) -> None:
         """A matplotlib figure as it is now; `name` as in `plots/residuals.png`."""
         folder, _, file = name.rpartition("/")
         place = self._spool.place(file)

@@ -9,6 +9,7 @@ cost, with XGBoost's: see `LabelScale`.
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -206,7 +207,7 @@ def boost_segment(
     scale = LabelScale.of(spec)
     with xgb.config_context(verbosity=0), open_cache(sources, cache_bytes) as cache:
         reference = reference_matrix(sample, schema, spec.max_bin, threads)
-        with collective.CommunicatorContext(**(group or {})):
+        with collective.CommunicatorContext(**group) if group else nullcontext():
             rows, train, valid = _matrices(spec, cache, reference, schema, scale, threads)
             objective = SquaredError(spec, scale, rows) if spec.own_objective else None
             progress = _Progress(

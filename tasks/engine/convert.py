@@ -116,7 +116,7 @@ def convert_file(file: SourceFile, kind: str, config: DataConfig, home: Home) ->
             return known.model_copy(update={"file": _placed(known.file, file, home, key)})
     with tempfile.TemporaryDirectory(dir=_workshop(home), prefix="part-") as folder:
         path = os.path.join(folder, "data.parquet")
-        source = Input(file, config)
+        source = Input(file, config, scratch=folder)
         reader = FORMATS[kind].reader
         assert reader is not None, "Parquet is read in place"
         record = _write(file, reader(source, config), config, path)
@@ -335,7 +335,7 @@ def _records(source: Source, config: DataConfig, home: Home, client: Any) -> Ite
 
 
 def _over_cluster(source: Source, config: DataConfig, home: Home, client: Any) -> list[Converted]:
-    """A few files for each thread at a time. The first file's error is raised, whoever is fastest."""
+    """A few files for each thread at a time. The first file's error is raised."""
     from distributed import as_completed
     from distributed.scheduler import KilledWorker
 

@@ -61,8 +61,7 @@ def evaluate(
         ValueError: there are no row groups.
         RunError: an actual or predicted value is missing or infinite.
     """
-    rows = sum(group.rows for group in row_groups)
-    steps = _Steps(rows, on_progress)
+    steps = _Steps(sum(group.rows for group in row_groups), on_progress)
     found = exact_quantiles(
         client,
         row_groups,
@@ -85,13 +84,7 @@ def evaluate(
         replicates=bootstrap,
         seed=seed,
     )
-    summary = fold(
-        client,
-        row_groups,
-        summarise,
-        Summary.merge,
-        steps.summed,
-    )
+    summary = fold(client, row_groups, summarise, Summary.merge, steps.summed)
     return _report(
         summary,
         summarise,

@@ -114,6 +114,16 @@ def read_frame(batch: Sequence[RowGroup], columns: Sequence[str]) -> pd.DataFram
     )
 
 
+def first_rows(row_group: RowGroup, columns: Sequence[str], rows: int) -> pd.DataFrame:
+    """The first few rows of a row group, without reading the rest."""
+    with open_input(row_group.uri) as source:
+        file = pq.ParquetFile(source)
+        batch = next(
+            file.iter_batches(rows, row_groups=[row_group.index], columns=list(columns))
+        )
+        return batch.to_pandas()[list(columns)]
+
+
 def content_digests(batch: Sequence[RowGroup]) -> list[str]:
     """BLAKE2b of the bytes that each row group takes in its file, all columns of it."""
     uri = batch[0].uri

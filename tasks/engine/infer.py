@@ -9,10 +9,9 @@ import pyarrow.compute as pc
 from tasks.engine.dataset import Frozen
 
 BOOLEANS = ("true", "True", "TRUE"), ("false", "False", "FALSE")
-PLACEHOLDERS = frozenset(
-    ("-", "--", "---", ".", "?", "??", "*", "na", "n/a", "#n/a", "n.a.", "nan", "nil", "null")
-    + ("(null)", "none", "missing", "unknown", "undefined")
-)
+_MARKS = ("-", "--", "---", ".", "?", "??", "*")
+_WORDS = ("na", "n/a", "#n/a", "n.a.", "nan", "nil", "null", "(null)", "none", "missing", "unknown")
+PLACEHOLDERS = frozenset((*_MARKS, *_WORDS))
 _NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$|^\s*[+-]?(?i:nan|inf|infinity)\s*$"
 _LONG = r"^\s*[+-]?\d{19,}\s*$"
 _TIME = r"^\d{4}-\d\d-\d\d([ T]\d\d(:\d\d(:\d\d(\.\d+)?)?)?)?$"

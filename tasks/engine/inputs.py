@@ -26,6 +26,7 @@ _PACKED = {
     b"\xfd7zXZ": "packed with xz",
     b"%PDF": "a PDF document",
 }
+_BINARY = ((b"PAR1", "a Parquet", "parquet"), (b"ARROW1", "an Arrow", "arrow"))
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -46,9 +47,11 @@ class SourceFile(Frozen):
 class Input:
     """A source file that readers pass over; every full pass must see the same bytes."""
 
-    def __init__(self, file: SourceFile, config: DataConfig) -> None:
+    def __init__(self, file: SourceFile, config: DataConfig, scratch: str = "") -> None:
+        """`scratch` is a folder for temporary files, which the caller removes."""
         self.file = file
         self.config = config
+        self.scratch = scratch
         self.digests: list[str] = []
         self.opened_bytes = 0
         self.lines = 0
@@ -90,6 +93,9 @@ class Input:
         """
         chunks = self.chunks()
         first = next(chunks, b"")
+        for magic, name, setting in _BINARY:
+            if first.startswith(magic):
+                raise UserError(f"{self.shown} is {name} file. Set data.format={setting}.")
         encoding = self._encoding(first)
         decoder = codecs.getincrementaldecoder(encoding)("strict")
         plain = encoding == "utf-8"

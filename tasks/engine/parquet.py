@@ -128,7 +128,7 @@ def _check_ends(file: SourceFile, stream: Any) -> None:
     if head[:4] == b"PARE":
         raise UserError(f"{file.shown} is encrypted Parquet, which is not read.")
     if head[:4] != _MAGIC:
-        text = head.isascii() and head.decode("ascii").isprintable()
+        text = head.isascii() and not any(byte < 32 and byte not in b"\t\r\n" for byte in head)
         hint = "It seems to be text: set data.format=csv, or rename it." if text else ""
         hint = "It is a gzip file: unpack it." if head[:2] == b"\x1f\x8b" else hint
         raise UserError(
@@ -148,7 +148,7 @@ def _damaged(file: SourceFile, cause: str) -> UserError:
 
 def _check_places(file: SourceFile, group: Any) -> None:
     """Raises UserError for column chunks that lie outside of the file."""
-    for index in range(group.num_columns):
+    for index in range(group.num_columns if group.num_rows else 0):
         chunk = group.column(index)
         start = chunk.data_page_offset
         if chunk.has_dictionary_page and chunk.dictionary_page_offset:

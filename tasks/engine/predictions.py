@@ -14,10 +14,10 @@ from fsspec.core import url_to_fs
 from tasks.engine.dataset import Frozen, RowGroup
 from tasks.engine.fold import fold
 from tasks.engine.frames import read_arrow, read_frame
-from tasks.engine.home import Home, digest_of
+from tasks.engine.home import Home, digest_of, write_atomically
 from tasks.engine.parts import part_group, write_part
 from tasks.engine.rows import Plan, load
-from tasks.engine.scoring import Scorer, category_text
+from tasks.engine.scoring import MANIFEST_FILE, Scorer, category_text
 
 
 class Part(Frozen):
@@ -64,6 +64,18 @@ def _load(reference: ScorerRef) -> Scorer:
     with TemporaryDirectory() as folder:
         filesystem.get(f"{path}/", folder, recursive=True)
         return Scorer.load(Path(folder), **options)
+
+
+def store_scorer(scorer: Scorer, home: Home, name: str) -> ScorerRef:
+    """Puts a scorer under `models/<name>` of `home`, where every worker can load it."""
+    uri = home.path("models", name)
+    filesystem, path = url_to_fs(uri)
+    with TemporaryDirectory() as scratch:
+        digests = scorer.save(scratch)
+        filesystem.makedirs(path, exist_ok=True)
+        for file in digests:
+            write_atomically(f"{uri}/{file}", Path(scratch, file).read_bytes())
+    return ScorerRef(uri, digests[MANIFEST_FILE])
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,8 @@ class TargetProfile(Frozen):
 
 
 class Profile(Frozen):
-    """What the pass found. `mean` is the training target's, weighted where there are weights.
+    """What the pass found. `mean` is the training target's, weighted where there are weights;
+    `max_weight` is the largest weight of a training row.
 
     `sample` are the Parquet parts of the raw sampled training rows, in order.
     """
@@ -79,6 +80,7 @@ class Profile(Frozen):
     columns: tuple[ColumnProfile, ...]
     target: dict[Side, TargetProfile]
     mean: float
+    max_weight: float | None
     encoder: str
     sample: tuple[str, ...]
     rejected: int = 0
@@ -110,6 +112,7 @@ class _Summary:
     categories: tuple[Counter[str], ...]
     target: Moments
     weighted: tuple[float, float]
+    max_weight: float
     sample: tuple[str, ...]
     reasons: Counter[str]
     examples: tuple[str, ...]
@@ -136,6 +139,7 @@ class _Summary:
             categories=tuple(a + b for a, b in zip(self.categories, other.categories, strict=True)),
             target=self.target.merge(other.target),
             weighted=(both, mean + (other_mean - mean) * (more / both) if both else 0.0),
+            max_weight=max(self.max_weight, other.max_weight),
             sample=self.sample + other.sample,
             reasons=self.reasons + other.reasons,
             examples=(self.examples + other.examples)[:3],
@@ -196,6 +200,7 @@ class _Pass:
             categories=tuple(categories),
             target=Moments.of([rows.target[rows.side == side] for side in range(len(SIDES))]),
             weighted=(total, float((weight * target).sum() / total) if total else 0.0),
+            max_weight=float(weight.max(initial=0.0)),
             sample=self._sample(rows, train, name),
             reasons=Counter(rejected.reasons if rejected else ()),
             examples=self._set_aside(rejected, rows.path, name) if rejected else (),
@@ -298,6 +303,7 @@ def _profile(summary: _Summary, plan: Plan, dataset: Dataset, config: Config) ->
         columns=columns,
         target=target,
         mean=summary.weighted[1],
+        max_weight=summary.max_weight if plan.weight else None,
         encoder=encoder.to_json(),
         sample=summary.sample,
         rejected=sum(summary.reasons.values()),

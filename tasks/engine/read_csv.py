@@ -83,8 +83,6 @@ def _batches(
 def _header(source: Input, separator: str) -> list[str]:
     """The column names. Raises UserError for an empty file or a header that can't be one."""
     first = next(source.text(), b"")
-    if first.startswith(b"PAR1"):
-        raise UserError(f"{source.shown} is a Parquet file. Set data.format=parquet.")
     if not first.strip():
         raise UserError(f"{source.shown} is empty.")
     lines = io.StringIO(first.decode("utf-8", "replace"), newline="")

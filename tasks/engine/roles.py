@@ -108,10 +108,14 @@ def _split(config: Config, target: Column, known: dict[str, Column]) -> Column |
     place = f"The split column {column.name!r} (split.column) holds {_holds(column)}"
     if column == target:
         raise UserError(f"{column.name!r} is both data.target and split.column.")
-    if split.kind == "time" and column.kind not in ("date", "timestamp"):
+    by_date = bool(split.valid_from or split.test_from)
+    accepted = ("date", "timestamp") if by_date else ("date", "timestamp", *_NUMBERS)
+    if split.kind == "time" and column.kind not in accepted:
         dated = [c.name for c in known.values() if c.kind in ("date", "timestamp")]
         hint = f" Columns with times are: {listing(dated)}." if dated else ""
-        raise UserError(f"{place}: split.kind=time needs dates or timestamps.{hint}")
+        raise UserError(
+            f"{place}: split.kind=time needs dates, timestamps or, by shares, numbers.{hint}"
+        )
     if split.kind == "column" and column.kind != "string":
         raise UserError(f"{place}: split.kind=column needs the labels train, valid and test.")
     return column

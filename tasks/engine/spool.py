@@ -1,11 +1,10 @@
 """Tables that arrive one after another, each with its own types, as one stream with one schema.
 
 Databases, JSON lines and partitions of a frame tell a column's type piece by piece: integers here,
-floats there, nothing but missing values elsewhere. The pieces wait in temporary files until the
-last is known.
+floats there, nothing but missing values elsewhere. The pieces wait in the source's scratch folder
+until the last is known.
 """
 
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,6 @@ def spooled(source: Input, tables: Iterable[Any], times_in_text: bool = False) -
     Raises:
         UserError: there is no table, or a column changes between types that don't fit together.
     """
-    folder = tempfile.TemporaryDirectory(prefix="boostline-")
     types: dict[str, Any] = {}
     texts: dict[str, TextColumn] = {}
     files: list[Path] = []
@@ -42,7 +40,7 @@ def spooled(source: Input, tables: Iterable[Any], times_in_text: bool = False) -
                 column = texts.setdefault(field.name, TextColumn(field.name, numbers=False))
                 for chunk in table[field.name].chunks:
                     column.see(chunk)
-        files.append(Path(folder.name) / str(len(files)))
+        files.append(Path(source.scratch) / f"{len(files)}.arrow")
         with pa.ipc.new_file(files[-1], table.schema) as writer:
             writer.write_table(table)
         rows += table.num_rows
@@ -53,7 +51,7 @@ def spooled(source: Input, tables: Iterable[Any], times_in_text: bool = False) -
             types[name] = column.type
     schema = pa.schema(list(types.items()))
     columns_of(schema, source.shown)
-    return Reading(schema, _replay(folder, files, schema))
+    return Reading(schema, _replay(files, schema))
 
 
 def _plain(table: Any) -> Any:
@@ -96,14 +94,13 @@ def _wider(source: Input, name: str, a: Any, b: Any, row: int) -> Any:
     return pa.float64() if pa.types.is_floating(merged_type) else merged_type
 
 
-def _replay(folder: Any, files: list[Path], schema: Any) -> Iterator[Any]:
-    """Batches from the temporary files, which are removed with the last."""
-    with folder:
-        for file in files:
-            with pa.memory_map(str(file)) as mapped:
-                for batch in _batches(pa.ipc.open_file(mapped)):
-                    yield _as_schema(batch, schema)
-            file.unlink()
+def _replay(files: list[Path], schema: Any) -> Iterator[Any]:
+    """Batches from the temporary files, each removed once it is read."""
+    for file in files:
+        with pa.memory_map(str(file)) as mapped:
+            for batch in _batches(pa.ipc.open_file(mapped)):
+                yield _as_schema(batch, schema)
+        file.unlink()
 
 
 def _batches(reader: Any) -> Iterator[Any]:

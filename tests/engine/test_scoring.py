@@ -304,7 +304,7 @@ def scorer(booster: str = "gbtree") -> tuple[Scorer, pd.DataFrame]:
     frame = pd.DataFrame({"x": draw.normal(5, 2, 400), "cut": draw.choice(["a", "b", "c"], 400)})
     frame.loc[::7, "x"] = NAN
     linear = booster == "gblinear"
-    kinds = (Column("x", "number", 5.0, 2.0),)
+    kinds: tuple[Column, ...] = (Column("x", "number", 5.0, 2.0),)
     if not linear:
         kinds += (Column("cut", "category", categories=("a", "b", "c")),)
     encoder = Encoder(kinds)
@@ -317,7 +317,9 @@ def scorer(booster: str = "gbtree") -> tuple[Scorer, pd.DataFrame]:
         enable_categorical=True,
     )
     trained = xgb.train(
-        {"booster": booster, "max_depth": 3, "base_score": 0, "nthread": 1}, matrix, 5
+        {"booster": booster, "max_depth": 3, "base_score": 0, "nthread": 1, "verbosity": 0},
+        matrix,
+        5,
     )
     return Scorer(encoder, trained, 1e9, threads=1), frame
 

@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import mlflow.pyfunc
 import numpy as np
 import pandas as pd
 import pytest
@@ -215,8 +216,6 @@ def test_it_loads_without_this_project_dask_prefect_and_pickle(
 def test_it_takes_the_raw_frame_and_what_pandas_makes_of_parts_of_it(
     logged, scorer: Scorer, scorer_folder: Path, frame: pd.DataFrame, tmp_path: Path
 ) -> None:
-    import mlflow.pyfunc
-
     save_model(tmp_path / "model", scorer_folder, input_example=frame.head(4))
     model = mlflow.pyfunc.load_model(str(tmp_path / "model"))
     expected = scorer.predict(frame)
@@ -228,6 +227,10 @@ def test_it_takes_the_raw_frame_and_what_pandas_makes_of_parts_of_it(
     np.testing.assert_array_equal(
         model.predict(frame.convert_dtypes(dtype_backend="pyarrow")), expected
     )
+    booster = tmp_path / "model" / "artifacts" / "scorer" / "booster.ubj"
+    booster.write_bytes(booster.read_bytes()[:-1] + b"?")
+    with pytest.raises(ValueError, match=r"booster\.ubj is not the file that was saved"):
+        mlflow.pyfunc.load_model(str(tmp_path / "model"))
 
 
 def test_the_stored_scorer_is_the_runs_own_and_tampering_is_refused(

@@ -1,0 +1,176 @@
+"""From a configuration and a profile to a training: parameters, key, batches, the sample of cuts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import xgboost
+
+from tasks.engine.boost import BoostSpec
+from tasks.engine.checkpoints import CheckpointStore
+from tasks.engine.config import BoostConfig, ClusterConfig, Config
+from tasks.engine.dataset import Dataset, RowGroup
+from tasks.engine.fold import batches
+from tasks.engine.group import GroupOptions, OnEvent, TrainResult, train
+from tasks.engine.home import Home, digest_of
+from tasks.engine.matrix import Batch, BatchSource, Float32, Sides
+from tasks.engine.parts import read_parts
+from tasks.engine.profile import Profile
+from tasks.engine.rows import Plan, load
+from tasks.engine.scoring import Encoder
+from tasks.engine.split import TRAIN, VALID
+
+FORMAT = 1
+
+# what is passed on to XGBoost under the same name
+_PASSED_ON = (
+    "max_depth",
+    "learning_rate",
+    "min_child_weight",
+    "gamma",
+    "reg_alpha",
+    "reg_lambda",
+    "max_delta_step",
+    "max_leaves",
+    "max_bin",
+    "grow_policy",
+    "colsample_bytree",
+    "colsample_bylevel",
+    "colsample_bynode",
+    "num_parallel_tree",
+    "max_cat_to_onehot",
+    "max_cat_threshold",
+)
+
+
+def spec_of(config: Config, plan: Plan, profile: Profile, device: str = "cpu") -> BoostSpec:
+    """The training of `config` on the target and features that the profile found."""
+    boost = config.boost
+    sides = [profile.target[side] for side in ("train", "valid") if side in profile.target]
+    valid = profile.target.get("valid")
+    encoder = Encoder.from_json(profile.encoder)
+    return BoostSpec(
+        n_estimators=boost.n_estimators,
+        params=_params(boost, plan.names),
+        feature_names=tuple(f"f{i}" for i in range(len(plan.features))),
+        feature_types=tuple(encoder.feature_types),
+        mean=profile.mean,
+        max_deviation=max(
+            max(side.high - profile.mean, profile.mean - side.low) for side in sides
+        ),
+        train_variance=profile.target["train"].deviation ** 2,
+        valid_variance=valid.deviation**2 if valid else None,
+        max_weight=profile.max_weight,
+        subsample=boost.subsample,
+        early_stopping_rounds=boost.early_stopping_rounds,
+        checkpoint_every=boost.checkpoint_every,
+        column_chunk=boost.chunk,
+        seed=boost.seed,
+        device="cuda" if device == "cuda" else "cpu",
+    )
+
+
+def _params(boost: BoostConfig, names: Sequence[str]) -> dict[str, Any]:
+    params = {name: getattr(boost, name) for name in _PASSED_ON}
+    if boost.monotone_constraints:
+        signs = [str(boost.monotone_constraints.get(name, 0)) for name in names]
+        params["monotone_constraints"] = f"({','.join(signs)})"
+    if boost.interaction_constraints:
+        place = {name: i for i, name in enumerate(names)}
+        sets = [[place[name] for name in group] for group in boost.interaction_constraints]
+        params["interaction_constraints"] = str(sets)
+    return params
+
+
+def training_key(spec: BoostSpec, dataset: Dataset, plan: Plan, profile: Profile) -> str:
+    """What a checkpoint depends on: all but the number of rounds and what leaves bytes alone."""
+    # a training that stopped early inside a chunk can't go on from there with more patience
+    patience = spec.early_stopping_rounds if spec.column_chunk else None
+    free = {"n_estimators", "checkpoint_every", "early_stopping_rounds", "threads"}
+    return digest_of(
+        FORMAT,
+        dataset.digest,
+        plan,
+        profile.encoder,
+        [uri.rsplit("/", 1)[-1] for uri in profile.sample],
+        spec.model_dump(mode="json", exclude=free),
+        patience,
+        xgboost.__version__,
+    )
+
+
+def checkpoints_of(home: Home, key: str) -> CheckpointStore:
+    return CheckpointStore(home.path("checkpoints", key))
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """Makes the batch sources of a worker's row groups; picklable."""
+
+    plan: Plan
+    encoder: str
+
+    def __call__(self, row_groups: Sequence[RowGroup]) -> Sequence[BatchSource]:
+        encoder = Encoder.from_json(self.encoder)
+        return [partial(_read, batch, self.plan, encoder) for batch in batches(row_groups)]
+
+
+def _read(batch: tuple[RowGroup, ...], plan: Plan, encoder: Encoder) -> Sides:
+    rows = load(batch, plan)
+    features = encoder.encode(rows.frame)
+
+    def side(which: int) -> Batch:
+        mask = rows.side == which
+        weight = None if rows.weight is None else rows.weight[mask]
+        return Batch(features[mask], rows.target[mask], rows.position[mask], weight)
+
+    return Sides(train=side(TRAIN), valid=side(VALID))
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Reads the sampled training rows as features float32 (n, p), the same on every worker."""
+
+    parts: tuple[str, ...]
+    encoder: str
+
+    def __call__(self) -> Float32:
+        encoder = Encoder.from_json(self.encoder)
+        return np.concatenate([encoder.encode(frame) for frame in read_parts(self.parts)])
+
+
+def boost(
+    client: Any,
+    spec: BoostSpec,
+    dataset: Dataset,
+    plan: Plan,
+    profile: Profile,
+    home: Home,
+    cluster: ClusterConfig,
+    on_event: OnEvent,
+) -> TrainResult:
+    """Trains to `spec.n_estimators` rounds, from the newest checkpoint of the same training.
+
+    Raises: as `group.train`.
+    """
+    return train(
+        client,
+        spec,
+        dataset.row_groups(),
+        _Batches(plan, profile.encoder),
+        _Sample(profile.sample, profile.encoder),
+        checkpoints_of(home, training_key(spec, dataset, plan, profile)),
+        on_event,
+        GroupOptions(
+            tracker_host=cluster.tracker_host,
+            tracker_port=cluster.tracker_port,
+            collective_timeout=cluster.collective_timeout,
+            worker_ttl=cluster.worker_ttl,
+            replace_timeout=cluster.replace_timeout,
+            recoveries=cluster.recoveries,
+        ),
+    )
+
+

@@ -1,0 +1,137 @@
+"""Parquet in place: footers, schemas of several files, notes."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tasks.engine.config import DataConfig
+from tasks.engine.dataset import Dataset
+from tasks.engine.parquet import inspect
+from tasks.engine.sources import resolve
+
+
+def write(folder: Path, row_group_size: int = 100, **tables: dict[str, Any]) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, columns in tables.items():
+        pq.write_table(pa.table(columns), folder / f"{name}.parquet", row_group_size=row_group_size)
+    return folder
+
+
+def inspected(folder: Path, **options: Any) -> Dataset:
+    return inspect(resolve(DataConfig(source=str(folder))), **options)
+
+
+def test_row_groups_and_columns(tmp_path: Path) -> None:
+    folder = write(
+        tmp_path / "d", a={"x": list(range(250)), "s": ["t"] * 250}, b={"x": [1], "s": [None]}
+    )
+    dataset = inspected(folder)
+    assert [(c.name, c.kind) for c in dataset.columns] == [("x", "integer"), ("s", "string")]
+    assert [(g.path, g.index, g.rows, g.start) for g in dataset.row_groups()] == [
+        ("a.parquet", 0, 100, 0),
+        ("a.parquet", 1, 100, 100),
+        ("a.parquet", 2, 50, 200),
+        ("b.parquet", 0, 1, 0),
+    ]
+    assert dataset.notes == ()
+    assert dataset.digest is None
+
+
+@pytest.mark.parametrize(
+    ("arrow", "kind"),
+    [
+        (pa.int8(), "integer"),
+        (pa.uint64(), "integer"),
+        (pa.float32(), "float"),
+        (pa.bool_(), "boolean"),
+        (pa.decimal128(12, 2), "decimal"),
+        (pa.date32(), "date"),
+        (pa.timestamp("ns", "Europe/Berlin"), "timestamp"),
+        (pa.duration("ms"), "duration"),
+        (pa.string(), "string"),
+        (pa.dictionary(pa.int32(), pa.string()), "string"),
+        (pa.large_string(), "string"),
+        (pa.list_(pa.float64()), "other"),
+        (pa.struct({"a": pa.int64()}), "other"),
+        (pa.binary(), "other"),
+        (pa.null(), "float"),
+    ],
+    ids=str,
+)
+def test_kinds(arrow: Any, kind: str, tmp_path: Path) -> None:
+    write(tmp_path / "d", a={"x": pa.nulls(3, arrow)})
+    assert [column.kind for column in inspected(tmp_path / "d").columns] == [kind]
+
+
+def test_order_of_columns_and_widths_of_numbers_may_differ(tmp_path: Path) -> None:
+    write(
+        tmp_path / "d",
+        a={"x": pa.array([1], pa.int32()), "y": pa.array([1.0], pa.float32())},
+        b={"y": pa.array([1.0]), "x": pa.array([1])},
+        c={"x": pa.nulls(1), "y": pa.nulls(1)},
+    )
+    dataset = inspected(tmp_path / "d")
+    assert [(c.name, c.arrow) for c in dataset.columns] == [("x", "int64"), ("y", "double")]
+    assert dataset.notes == ()
+
+
+def test_integers_beside_floats_are_noted(tmp_path: Path) -> None:
+    folder = write(tmp_path / "d", a={"x": [1]}, b={"x": [1.5]}, c={"x": [2]})
+    dataset = inspected(folder)
+    assert [(c.kind, c.arrow) for c in dataset.columns] == [("float", "double")]
+    assert dataset.notes == (
+        f"The column 'x' holds integers in {folder}/a.parquet and floats in {folder}/b.parquet: it "
+        "is read as floats.",
+    )
+
+
+def test_extra_column_is_left_out_with_a_note(tmp_path: Path) -> None:
+    folder = write(tmp_path / "d", a={"x": [1]}, b={"x": [1], "z": [2]}, c={"x": [1]})
+    dataset = inspected(folder)
+    assert dataset.names == ["x"]
+    assert dataset.notes == (f"The column 'z' is only in {folder}/b.parquet and is left out.",)
+
+
+def test_integers_beyond_two_to_the_53_are_noted(tmp_path: Path) -> None:
+    folder = write(tmp_path / "d", a={"x": [2**53 + 1], "y": [2**53], "z": [-(2**60)]})
+    assert inspected(folder).notes == tuple(
+        f"{folder}/a.parquet: the column {name!r} holds integers beyond 2^53, which are rounded to "
+        "the nearest 64-bit float."
+        for name in "xz"
+    )
+
+
+def test_partition_folders_are_noted(tmp_path: Path) -> None:
+    write(tmp_path / "d")
+    write(tmp_path / "d" / "day=1", a={"x": [1]})
+    assert inspected(tmp_path / "d").notes == (
+        "Folder names such as 'day=1' are not read as columns: write the column into the files if "
+        "it is needed.",
+    )
+
+
+def test_empty_files_and_row_groups_are_accepted(tmp_path: Path) -> None:
+    folder = write(tmp_path / "d", a={"x": pa.array([], pa.int64())}, c={"x": [1]})
+    with pq.ParquetWriter(folder / "b.parquet", pa.schema({"x": pa.int64()})) as writer:
+        writer.write_table(pa.table({"x": pa.array([], pa.int64())}))
+        writer.write_table(pa.table({"x": [1, 2]}))
+    dataset = inspected(folder)
+    assert dataset.rows == 3
+    assert [group.path for group in dataset.row_groups()] == ["b.parquet", "c.parquet"]
+
+
+def test_remembered_digests_are_asked_by_uri_size_and_time(tmp_path: Path) -> None:
+    folder = write(tmp_path / "d", a={"x": [1]}, b={"x": [2]})
+    asked = []
+
+    def remembered(uri: str, size: int, modified: str) -> str | None:
+        asked.append((uri, size, modified))
+        return "d1" if uri.endswith("a.parquet") else None
+
+    dataset = inspected(folder, remembered=remembered)
+    status = (folder / "a.parquet").stat()
+    assert asked[0] == (str(folder / "a.parquet"), status.st_size, str(status.st_mtime_ns))
+    assert [file.digest for file in dataset.files] == ["d1", None]
