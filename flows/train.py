@@ -1,7 +1,9 @@
 """Training from the command line: services first, then the flow in this process."""
 
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from infra.mlflow_store import MlflowStoreError, prepare_mlflow, quiet_mlflow
@@ -9,6 +11,9 @@ from infra.prefect_server import PrefectServerError, start_embedded_prefect
 from tasks.engine.config import Config
 from tasks.engine.errors import RunError
 from tasks.engine.home import Home
+from tasks.engine.progress import Progress, reporter
+
+DRAIN_SECONDS = 5
 
 if TYPE_CHECKING:
     from flows.pipeline import Outcome
@@ -21,6 +26,7 @@ def run(config: Config, home: Home, verbose: bool = False) -> "Outcome":
         UserError: the input is wrong.
         RunError: a service or the cluster did not come up, or was lost.
     """
+    reporter()(Progress("start", 0, 0, ""))
     try:
         with (
             start_embedded_prefect(home.local) as server,
@@ -34,7 +40,23 @@ def run(config: Config, home: Home, verbose: bool = False) -> "Outcome":
             quiet_mlflow()
             store.result()
             server.wait()
-            with server.flow_settings():
+            with server.flow_settings(), _told_to_the_end():
                 return train_flow(config, home.root)
     except (PrefectServerError, MlflowStoreError) as error:
         raise RunError(str(error)) from error
+
+
+@contextmanager
+def _told_to_the_end() -> Iterator[None]:
+    """Sends what Prefect's threads still hold, as long as the server is there to take it.
+
+    Left to themselves they would try for minutes at the end of the process.
+    """
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    try:
+        yield
+    finally:
+        for service in (APILogWorker, EventsWorker):
+            service.drain_all(timeout=DRAIN_SECONDS, at_exit=False)

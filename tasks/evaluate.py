@@ -36,9 +36,11 @@ def evaluate_model(
     client: Any,
 ) -> Report:
     """Exact metrics over all usable rows of each side."""
-    tell = reporter()
+    tell, rows = reporter(), profile.usable
     scorer = ScorerRef(trained.scorer_uri, trained.manifest_sha256, device=trained.device)
     key = digest_of(scorer.manifest_sha256, dataset.digest, plan)
+    # two passes of about the same length: one scores, one sums
+    tell(Progress("evaluate", 0, rows))
     predictions = predict_usable(
         client,
         dataset.row_groups(),
@@ -46,7 +48,7 @@ def evaluate_model(
         scorer,
         home,
         key,
-        lambda done, total: tell(Progress("evaluate", done, 2 * total)),
+        lambda done, total: tell(Progress("evaluate", rows * done // total // 2, rows)),
     )
     return evaluate(
         client,
@@ -57,5 +59,5 @@ def evaluate_model(
         bootstrap=config.evaluate.bootstrap,
         confidence=config.evaluate.confidence,
         seed=config.boost.seed,
-        on_progress=lambda done, total: tell(Progress("evaluate", done + total, 2 * total)),
+        on_progress=lambda done, total: tell(Progress("evaluate", (rows + done) // 2, rows)),
     )

@@ -10,6 +10,7 @@ from tasks.engine.dataset import Dataset
 from tasks.engine.home import Home
 from tasks.engine.ingest import ingest
 from tasks.engine.planning import plan_of
+from tasks.engine.progress import Progress, reporter
 from tasks.engine.rows import Plan
 from tasks.retrying import RETRIES, RETRY_DELAYS, may_help
 
@@ -24,5 +25,9 @@ from tasks.retrying import RETRIES, RETRY_DELAYS, may_help
 )
 def ingest_table(config: Config, home: Home, client: Any) -> tuple[Dataset, Plan]:
     """The dataset, and which of its columns is what. Raises UserError as `engine.ingest` does."""
+    tell = reporter()
+    tell(Progress("ingest", 0, 0, ""))
     dataset = ingest(config.data, home, client)
-    return dataset, plan_of(config, dataset, client)
+    plan = plan_of(config, dataset, client)
+    tell(Progress("ingest", dataset.rows, dataset.rows))
+    return dataset, plan

@@ -26,8 +26,9 @@ def fit_scaler(
     config: Config, dataset: Dataset, plan: Plan, home: Home, client: Any
 ) -> tuple[Dataset, Profile]:
     """The dataset with content digests, and its profile. Raises UserError as the profile does."""
-    tell = reporter()
-    return take_profile(
+    tell, rows = reporter(), dataset.rows
+    tell(Progress("normalize", 0, rows))
+    found = take_profile(
         client,
         dataset,
         plan,
@@ -35,3 +36,5 @@ def fit_scaler(
         home,
         lambda done, total: tell(Progress("normalize", done, total)),
     )
+    tell(Progress("normalize", rows, rows))
+    return found

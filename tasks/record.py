@@ -79,7 +79,7 @@ def record_model(
         RunError: MLflow did not take everything; what it did not take is kept in the spool.
     """
     tell = reporter()
-    tell(Progress("record", 0, 3, "parts"))
+    tell(Progress("record", 0, 1, ""))
     recorder.metrics(_final_metrics(report), trained.best_rounds)
     recorder.tags(
         {
@@ -93,16 +93,14 @@ def record_model(
     )
     recorder.text(report.model_dump_json(indent=1), "report.json")
     _draw(recorder, plan, trained, report)
-    tell(Progress("record", 1, 3, "parts"))
     state = recorder.flush(timeout=120)
     if not state.complete:
         raise RunError(
             f"MLflow has not taken {state.pending + state.refused} of this run's entries: "
             f"{state.cause}. They are kept on disk."
         )
-    tell(Progress("record", 2, 3, "parts"))
     logged = _log_model(config, dataset, plan, trained, recorder)
-    tell(Progress("record", 3, 3, "parts"))
+    tell(Progress("record", 1, 1, ""))
     return logged
 
 

@@ -33,7 +33,7 @@ def dask_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
             n_workers=4,
             threads_per_worker=1,
             processes=True,
-            dashboard_address=None,
+            dashboard_address=":0",
             memory_limit=0,
             local_directory=str(tmp_path_factory.mktemp("dask")),
             silence_logs=50,

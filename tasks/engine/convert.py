@@ -119,7 +119,11 @@ def convert_file(file: SourceFile, kind: str, config: DataConfig, home: Home) ->
         source = Input(file, config, scratch=folder)
         reader = FORMATS[kind].reader
         assert reader is not None, "Parquet is read in place"
-        record = _write(file, reader(source, config), config, path)
+        try:
+            record = _write(file, reader(source, config), config, path)
+        except pa.ArrowInvalid:
+            _check_unchanged(file)  # a second pass that fails where the first did not
+            raise
         if FORMATS[kind].is_stored:
             record = _checked(file, source, record)
         else:
@@ -203,6 +207,13 @@ def _file_digest(path: str) -> str:
 
 def _checked(file: SourceFile, source: Input, record: Converted) -> Converted:
     """The record with the source's digest. Raises UserError if the source changed meanwhile."""
+    _check_unchanged(file)
+    ended = not source.tail or source.tail.endswith((b"\n", b"\r"))
+    facts = {"opened_bytes": source.opened_bytes, "is_ended": ended}
+    return _with_digest(record, source.digest).model_copy(update=facts)
+
+
+def _check_unchanged(file: SourceFile) -> None:
     try:
         now = current(file)
     except FileNotFoundError:
@@ -210,9 +221,6 @@ def _checked(file: SourceFile, source: Input, record: Converted) -> Converted:
     listed = (file.size, file.modified)
     if any(old and old != new for old, new in zip(listed, now, strict=True)):
         raise changed(file.shown)
-    ended = not source.tail or source.tail.endswith((b"\n", b"\r"))
-    facts = {"opened_bytes": source.opened_bytes, "is_ended": ended}
-    return _with_digest(record, source.digest).model_copy(update=facts)
 
 
 def _with_digest(record: Converted, digest: str) -> Converted:

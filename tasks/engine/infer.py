@@ -1,6 +1,7 @@
 """What a column of texts holds, judged over the whole of it: numbers, booleans, times or text."""
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -12,8 +13,10 @@ BOOLEANS = ("true", "True", "TRUE"), ("false", "False", "FALSE")
 _MARKS = ("-", "--", "---", ".", "?", "??", "*")
 _WORDS = ("na", "n/a", "#n/a", "n.a.", "nan", "nil", "null", "(null)", "none", "missing", "unknown")
 PLACEHOLDERS = frozenset((*_MARKS, *_WORDS))
-_NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$|^\s*[+-]?(?i:nan|inf|infinity)\s*$"
-_LONG = r"^\s*[+-]?\d{19,}\s*$"
+_NUMBER = (
+    r"^[ \t]*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?[ \t]*$|^[ \t]*[+-]?(?i:nan|inf|infinity)[ \t]*$"
+)
+_LONG = r"^[ \t]*[+-]?\d{19,}[ \t]*$"
 _TIME = r"^\d{4}-\d\d-\d\d([ T]\d\d(:\d\d(:\d\d(\.\d+)?)?)?)?$"
 _ZONED = r"^\d{4}-\d\d-\d\d[ T]\d\d(:\d\d(:\d\d(\.\d+)?)?)?(Z|[+-]\d\d(:?\d\d)?)$"
 
@@ -100,6 +103,8 @@ class TextColumn:
     def _tally(self, state: str, texts: Any) -> None:
         what = {"int64": "numbers", "double": "numbers", "zoned": "zoned times"}.get(state)
         what = what or {"zoned_ns": "zoned times", "bool": "text"}.get(state, "times")
+        if state == "bool":
+            self._others.add("true")
         self._counts[what] = self._counts.get(what, 0) + len(texts) - texts.null_count
         if what not in self._first:
             row = pc.index(pc.is_valid(texts), True).as_py()
@@ -114,7 +119,8 @@ class TextColumn:
         for value, number, long, time, zoned in zip(values.to_pylist(), *matches, strict=True):
             is_long = long and not fits(value)
             kind = "long integers" if is_long else "numbers" if number else "text"
-            kind = "times" if time else "zoned times" if zoned else kind
+            if (time or zoned) and _is_time(value):
+                kind = "times" if time else "zoned times"
             if kind == "text" and len(self._others) < 50:
                 self._others.add(value.strip().casefold())
             kinds.append(kind)
@@ -144,6 +150,15 @@ class TextColumn:
         return "text", *self._first.get("text", min(self._first.values()))
 
 
+def _is_time(text: str) -> bool:
+    """Whether a text of the form of a time is one: 30 February is not."""
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _matches(values: Any, pattern: str) -> list[bool]:
     return list(pc.match_substring_regex(values, pattern).to_pylist())
 
@@ -166,7 +181,7 @@ def _casts(texts: Any, state: str) -> bool:
         texts.cast(_TYPES[state])
         return True
     except pa.ArrowInvalid:
-        trimmed = pc.utf8_trim_whitespace(texts)
+        trimmed = pc.utf8_trim(texts, characters=" \t")
         if state not in ("int64", "double") or trimmed.equals(texts):
             return False
     try:

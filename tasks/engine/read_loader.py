@@ -66,8 +66,8 @@ def _function(name: str) -> Any:
         )
     if not callable(function):
         raise UserError(
-            f"data.source={name!r}: {function_name!r} is a {type(function).__name__}, not a "
-            f"function. Name a function without arguments that returns {_RETURNS}."
+            f"data.source={name!r}: {function_name!r} is of the type {type(function).__name__}, not "
+            f"a function. Name a function without arguments that returns {_RETURNS}."
         )
     return function
 
@@ -106,7 +106,7 @@ def _tables(name: str, loaded: Any) -> Iterator[Any]:
                 raise _raised(name, error) from error
             yield from _pieces(_from_pandas(name, part))
     else:
-        what = "nothing" if loaded is None else f"a {type(loaded).__name__}"
+        what = "nothing" if loaded is None else f"something of the type {type(loaded).__name__}"
         raise UserError(f"The loader {name!r} returned {what}. It must return {_RETURNS}.")
 
 

@@ -55,7 +55,8 @@ def alone(
         threads=threads,
     )
     assert segment.checkpoint is not None
-    return sha256(finish(segment.checkpoint.raw, spec.n_estimators)).hexdigest(), done
+    raw = finish(segment.checkpoint.raw, segment.checkpoint.rounds)
+    return sha256(raw).hexdigest(), done
 
 
 class Only:
@@ -166,7 +167,13 @@ def run(
 
 
 def wait_for_workers(client: Any) -> None:
+    """All four, with XGBoost loaded: loading it keeps a worker silent for seconds."""
     client.wait_for_workers(4, timeout=30)
+    client.run(load)
+
+
+def load() -> None:
+    import tasks.engine.segment  # noqa: F401
 
 
 def test_a_killed_worker(dask_client: Any, tmp_path: Path) -> None:
@@ -195,7 +202,7 @@ def test_a_frozen_worker(dask_client: Any, tmp_path: Path) -> None:
     wait_for_workers(dask_client)
     events: list[Event] = []
     trouble = made.Trouble("freeze", 5, str(tmp_path / "flag"))
-    result = run(dask_client, tmp_path / "frozen", events, trouble, worker_ttl=3)
+    result = run(dask_client, tmp_path / "frozen", events, trouble, worker_ttl=4)
     assert result.recoveries == 1
     assert "fell silent" in next(event.note for event in events if event.kind == "lost")
 

@@ -130,6 +130,27 @@ def test_dates_of_every_type(series: pd.Series) -> None:
     np.testing.assert_array_equal(numeric_values(series, "time"), [253402214400.0, NAN])
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param(
+            ["1970-01-01T00:00:01", "1970-01-01T02:00:02+02:00", "1969-12-31T23:00:03-01:00"],
+            id="text",
+        ),
+        pytest.param(
+            [
+                pd.Timestamp("1970-01-01 00:00:01"),
+                pd.Timestamp("1970-01-01 02:00:02+02:00"),
+                pd.Timestamp("1969-12-31 23:00:03-01:00"),
+            ],
+            id="object",
+        ),
+    ],
+)
+def test_times_of_several_zones_and_of_none_meet_in_utc(values: list) -> None:
+    assert numeric_values(pd.Series(values, dtype=object), "time").tolist() == [1.0, 2.0, 3.0]
+
+
 def test_times_before_1970_and_nanoseconds_are_exact() -> None:
     ticks = pd.Series(np.array([-1_500_000_001, 1_700_000_000_123_456_789], "datetime64[ns]"))
     assert numeric_values(ticks, "time").tolist() == [-1.500000001, 1700000000.123456789]

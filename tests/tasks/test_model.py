@@ -231,6 +231,10 @@ def test_it_takes_the_raw_frame_and_what_pandas_makes_of_parts_of_it(
     booster.write_bytes(booster.read_bytes()[:-1] + b"?")
     with pytest.raises(ValueError, match=r"booster\.ubj is not the file that was saved"):
         mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    # another model with a manifest that fits: the code knows the digest of its own
+    Scorer(ENCODER, scorer.booster.copy(), 0.0).save(booster.parent)
+    with pytest.raises(ValueError, match=r"manifest\.json is not the file that was saved"):
+        mlflow.pyfunc.load_model(str(tmp_path / "model"))
 
 
 def test_the_stored_scorer_is_the_runs_own_and_tampering_is_refused(

@@ -1,0 +1,92 @@
+"""Batches reach XGBoost whole, in order, and are read no more often than they must."""
+
+import threading
+from functools import partial
+
+import numpy as np
+import pytest
+import xgboost as xgb
+from tests.engine import rows_for_boosting as made
+
+from tasks.engine.matrix import (
+    Batch,
+    BatchIterator,
+    BatchSource,
+    Schema,
+    Sides,
+    binned_matrix,
+    open_cache,
+    reference_matrix,
+)
+
+SCHEMA = Schema(made.NAMES, made.TYPES)
+
+
+class Counted:
+    """Batch sources that count their reads."""
+
+    def __init__(self) -> None:
+        self.reads = [0] * made.GROUPS
+        self.sources: list[BatchSource] = [partial(self.read, i) for i in range(made.GROUPS)]
+
+    def read(self, index: int) -> Sides:
+        self.reads[index] += 1
+        return made.read(made.ROW_GROUPS[index], True, None, False)
+
+
+def build(sources: list[BatchSource], budget: int) -> tuple[BatchIterator, xgb.QuantileDMatrix]:
+    reference = reference_matrix(made.sample(), SCHEMA, 64, 1)
+    with open_cache(sources, budget) as cache:
+        rows = BatchIterator(cache, "train", SCHEMA, lambda y: (y - 1e6).astype(np.float32))
+        train = binned_matrix(rows, reference, 64, 1)
+        cache.forget("train")
+        valid = BatchIterator(cache, "valid", SCHEMA, lambda y: (y - 1e6).astype(np.float32))
+        binned_matrix(valid, train, 64, 1)
+    return rows, train
+
+
+@pytest.mark.parametrize(
+    ("budget", "reads"),
+    [pytest.param(1 << 30, 1, id="all kept"), pytest.param(0, 6, id="nothing kept")],
+)
+def test_reads(budget: int, reads: int) -> None:
+    counted = Counted()
+    build(counted.sources, budget)
+    assert max(counted.reads) <= reads + 1 and min(counted.reads) >= 1
+    assert sum(counted.reads) <= reads * made.GROUPS + 3  # what was read ahead in vain
+
+
+def test_rows_are_in_order() -> None:
+    rows, train = build(Counted().sources, 100_000)
+    expected = [made.read(group, True, None, False).train for group in made.ROW_GROUPS]
+    np.testing.assert_array_equal(rows.position, np.concatenate([b.position for b in expected]))
+    labels = np.concatenate([b.label - 1e6 for b in expected]).astype(np.float32)
+    np.testing.assert_array_equal(train.get_label(), labels)
+    weights = np.concatenate([b.weight for b in expected if b.weight is not None])
+    assert rows.weight is not None
+    np.testing.assert_array_equal(rows.weight, weights)
+
+
+def test_an_exception_surfaces_as_itself() -> None:
+    sources = Counted().sources
+
+    def broken() -> Sides:
+        raise FileNotFoundError("part-3.parquet is gone")
+
+    sources[3] = broken
+    with pytest.raises(FileNotFoundError, match=r"part-3\.parquet is gone"):
+        build(sources, 0)
+
+
+def test_the_reading_thread_is_joined() -> None:
+    build(Counted().sources, 0)
+    assert not [t for t in threading.enumerate() if t.name.startswith("read-ahead")]
+
+
+def test_without_rows() -> None:
+    empty = Batch(
+        np.empty((0, made.WIDTH), np.float32), np.empty(0), np.empty(0, np.uint64), np.empty(0)
+    )
+    for sources in ([], [lambda: Sides(empty, empty)]):
+        rows, train = build(list(sources), 0)
+        assert train.num_row() == 0 and train.num_col() == made.WIDTH and len(rows.position) == 0
