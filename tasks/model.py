@@ -323,6 +323,7 @@ def _register(
             run_id=run_id,
             tags={**tags, MODEL_ID_TAG: model.model_id},
             model_id=model.model_id,
+            await_creation_for=0,
         )
     return str(version.version)
 

@@ -52,6 +52,14 @@ _CHUNK = {"metrics": 500, "params": 50, "tags": 50}
 
 # what sending again can't change: the store has read the request and refuses it
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "INVALID_STATE"}
+_MLFLOW_SETTINGS = {
+    # an outage is for the spool to meet: by itself MLflow repeats a request for four minutes
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    # and it writes to the terminal from whatever thread it is in
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
 _NO_SUCH_RUN = "RESOURCE_DOES_NOT_EXIST"
 _PAUSES = (0.25, 0.5, 1.0, 2.0, 5.0)
 _LINGER = 0.1  # seconds that events are gathered before a batch is sent
@@ -91,10 +99,9 @@ def open_run(
 ) -> "Recorder":
     """Start or continue an MLflow run whose spool is `spool_dir`.
 
-    A spool that is there continues its own run, and what it holds unconfirmed is sent first. So
-    that an outage is met by the spool and not inside MLflow (which by default repeats a request
-    for four minutes), `MLFLOW_HTTP_REQUEST_MAX_RETRIES` is set to 1 and
-    `MLFLOW_HTTP_REQUEST_TIMEOUT` to 30 s in this process, unless they are set already.
+    A spool that is there continues its own run, and what it holds unconfirmed is sent first.
+    MLflow has no settings but the process's environment; those of `_MLFLOW_SETTINGS` are set
+    there unless they are set already.
 
     Args:
         experiment: name; created where it doesn't exist.
@@ -107,8 +114,8 @@ def open_run(
         RunError: the server didn't answer in time, or another process records into this spool.
         MlflowException: the server refuses, for example because the run doesn't exist.
     """
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    for name, value in _MLFLOW_SETTINGS.items():
+        os.environ.setdefault(name, value)
     client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
     spool = _Spool(spool_dir)
     try:

@@ -1,11 +1,16 @@
 """What tests share: real worker processes, started once, and the real tables beside the checkout."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tasks.engine.summary import Summary
 
 # before libgomp loads, here and in every process started from here
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -48,3 +53,81 @@ def dask_client(dask_cluster: Any) -> Iterator[Any]:
 
     with Client(dask_cluster) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A Prefect server of its own process, on loopback."""
+    from infra.prefect_server import start_embedded_prefect
+
+    with start_embedded_prefect(tmp_path_factory.mktemp("prefect-home"), ui=False) as server:
+        server.wait()
+        yield server
+
+
+@dataclass(frozen=True)
+class Boostline:
+    """Runs the installed command in a folder of its own, with a home of its own."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    @property
+    def home(self) -> Path:
+        return self.folder / ".boostline"
+
+    def start(self, *arguments: str, **more: str) -> "subprocess.Popen[str]":
+        # the script as pip writes it: worker processes import it once more
+        script = self.folder / "bin" / "boostline"
+        script.parent.mkdir(exist_ok=True)
+        script.write_text(
+            "import sys\nfrom flows.command import main\n"
+            'if __name__ == "__main__":\n    sys.exit(main())\n'
+        )
+        return subprocess.Popen(
+            [sys.executable, str(script), *arguments],
+            cwd=self.folder,
+            env={**self.environment, **more},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(self, *arguments: str, **more: str) -> "subprocess.CompletedProcess[str]":
+        with self.start(*arguments, **more) as process:
+            try:
+                out, err = process.communicate(timeout=150)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def train(self, *arguments: str, **more: str) -> Summary:
+        """A training that must succeed; its summary."""
+        file = self.folder / "summary.json"
+        file.unlink(missing_ok=True)
+        ran = self("train", "--summary", str(file), *arguments, **more)
+        assert ran.returncode == 0, ran.stderr
+        return Summary.model_validate_json(file.read_bytes())
+
+
+def _clean_environment() -> dict[str, str]:
+    """The environment of a user who has configured nothing."""
+    prefixes = ("PREFECT_", "MLFLOW_", "BOOSTLINE_", "DASK_")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(prefixes)}
+    root = str(Path(__file__).resolve().parents[1])
+    return {**kept, "PYTHONPATH": root, "COLUMNS": "100"}
+
+
+@pytest.fixture
+def boostline_alone(tmp_path: Path) -> Boostline:
+    """The command of a user who has configured nothing."""
+    return Boostline(tmp_path, _clean_environment())
+
+
+@pytest.fixture
+def boostline(tmp_path: Path, prefect_server: Any) -> Boostline:
+    """The command beside a standing Prefect server, which makes a run some seconds shorter."""
+    return Boostline(
+        tmp_path, {**_clean_environment(), "PREFECT_API_URL": prefect_server.api_url}
+    )

@@ -240,7 +240,7 @@ def _matrices(
 
 
 def _saves(train_rows: int) -> bool:
-    """Whether this is the group's first worker with train rows: one without may save other bytes."""
+    """Whether this is the first worker with train rows: one without saves other bytes."""
     rank, world = collective.get_rank(), collective.get_world_size()
     if world == 1:
         return True
@@ -308,7 +308,7 @@ class _Progress(xgb.callback.TrainingCallback):
         self.raw: bytes | None = start.raw if start else None
         self.last = start
         self.saves = saves
-        self.device = spec.device
+        self.device: str = spec.device
         self._begin = 0
         self._objective = objective
         self._save = save

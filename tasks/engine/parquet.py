@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +20,7 @@ Remembered = Callable[[str, int, str], str | None]
 _MAGIC = b"PAR1"
 _THREADS = 16
 _CHECKED_CHUNKS = 50_000
+_PROBED_BYTES = 10_000_000
 
 
 def inspect(
@@ -73,14 +75,14 @@ def check_rows(dataset: Dataset) -> None:
         raise UserError(f"{dataset.source} has columns but no rows.")
 
 
+@dataclass(frozen=True)
 class _Footer:
-    def __init__(
-        self, columns: tuple[Column, ...], row_groups: tuple[int, ...], opened: int, wide: list[str]
-    ) -> None:
-        self.columns = columns
-        self.row_groups = row_groups
-        self.opened = opened
-        self.wide = wide
+    """`opened` is the size in memory in bytes, about; `wide` are integers beyond 2^53."""
+
+    columns: tuple[Column, ...]
+    row_groups: tuple[int, ...]
+    opened: int
+    wide: tuple[str, ...]
 
 
 def _outcome(file: SourceFile) -> Any:
@@ -95,8 +97,10 @@ def _footer(file: SourceFile) -> _Footer:
     try:
         with open_input(file.uri) as stream:
             _check_ends(file, stream)
-            metadata = pq.read_metadata(stream)
-            schema = metadata.schema.to_arrow_schema()
+            parquet = pq.ParquetFile(stream)
+            if file.size <= _PROBED_BYTES:
+                _probe(file, parquet)
+            return _summary(file, parquet.metadata)
     except FileNotFoundError:
         raise UserError(f"{file.shown} is gone: it was there when the source was listed.") from None
     except PermissionError:
@@ -104,7 +108,11 @@ def _footer(file: SourceFile) -> _Footer:
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno:
             raise
-        raise _damaged(file, str(error).rstrip(".")) from None
+        raise _damaged(file, _sentence(error)) from None
+
+
+def _summary(file: SourceFile, metadata: Any) -> _Footer:
+    schema = metadata.schema.to_arrow_schema()
     columns = columns_of(schema, file.shown)
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     row_groups = tuple(group.num_rows for group in groups)
@@ -117,6 +125,22 @@ def _footer(file: SourceFile) -> _Footer:
     opened = max(sum(group.total_byte_size for group in groups), metadata.num_rows * width)
     integers = {f.name for f in schema if pa.types.is_integer(f.type) and f.type.bit_width == 64}
     return _Footer(columns, row_groups, opened, _wide(groups[::step], integers))
+
+
+def _probe(file: SourceFile, parquet: Any) -> None:
+    """Reads one row of each row group: what is wrong with a chunk is an error here.
+
+    Looking at the chunk's metadata from Python would end the process instead (pyarrow 25).
+    """
+    for index in range(parquet.metadata.num_row_groups):
+        try:
+            next(parquet.iter_batches(1, row_groups=[index], use_threads=False), None)
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(file, f"row group {index}: {_sentence(error)}") from None
+
+
+def _sentence(error: Exception) -> str:
+    return str(error).partition("\n")[0].rstrip(".")
 
 
 def _check_ends(file: SourceFile, stream: Any) -> None:
@@ -165,7 +189,7 @@ def _width(arrow: Any) -> int:
         return 4
 
 
-def _wide(groups: Sequence[Any], integers: set[str]) -> list[str]:
+def _wide(groups: Sequence[Any], integers: set[str]) -> tuple[str, ...]:
     """Integer columns whose statistics tell of values beyond 2^53."""
     found: dict[str, None] = {}
     for group in groups:
@@ -177,7 +201,7 @@ def _wide(groups: Sequence[Any], integers: set[str]) -> list[str]:
             known = chunk.statistics
             if known.has_min_max and max(-known.min, known.max) > EXACT:
                 found[name] = None
-    return list(found)
+    return tuple(found)
 
 
 def _partition_note(source: Source) -> list[str]:

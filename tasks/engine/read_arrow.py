@@ -33,7 +33,7 @@ def read_arrow(source: Input, config: DataConfig) -> Reading:
         file.read(8)  # behind the magic an IPC file is a stream, with a footer behind its end
     try:
         reader = pa.ipc.open_stream(pa.PythonFile(file, mode="r"))
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, MemoryError) as error:
         raise _damaged(source, error) from None
     columns_of(reader.schema, source.shown)
     fields = [pa.field(field.name, plain_type(field.type)) for field in reader.schema]
@@ -64,7 +64,7 @@ def _batches(
                 array.cast(field.type) for array, field in zip(batch.columns, schema, strict=True)
             ]
             yield pa.record_batch(arrays, schema=schema)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, MemoryError) as error:
         raise _damaged(source, error) from None
     while file.read(1 << 20):
         pass

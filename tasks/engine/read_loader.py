@@ -66,8 +66,8 @@ def _function(name: str) -> Any:
         )
     if not callable(function):
         raise UserError(
-            f"data.source={name!r}: {function_name!r} is of the type {type(function).__name__}, not "
-            f"a function. Name a function without arguments that returns {_RETURNS}."
+            f"data.source={name!r}: {function_name!r} is of the type {type(function).__name__}, "
+            f"not a function. Name a function without arguments that returns {_RETURNS}."
         )
     return function
 

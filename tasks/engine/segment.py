@@ -46,10 +46,9 @@ def run_job(job: Job) -> Segment:
         Whatever `boost_segment` raises.
     """
     from distributed import get_worker
-    from distributed.worker import thread_state
 
     worker: Any = get_worker()
-    key = thread_state.key
+    key = worker.get_current_task()
     start = None
     if job.from_round:
         start = job.store.load(job.from_round)

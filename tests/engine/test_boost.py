@@ -13,18 +13,20 @@ from typing import Any
 import numpy as np
 import pytest
 import xgboost as xgb
-from tests.engine import rows_for_boosting as made
 
 from tasks.engine.boost import BoostSpec, boost_segment, finish
 from tasks.engine.checkpoints import Checkpoint, CheckpointStore
 from tasks.engine.dataset import RowGroup
 from tasks.engine.errors import RunError, UserError
-from tasks.engine.group import Event, GroupOptions, TrainResult, deal, train
+from tasks.engine.group import TrainResult, deal, train
+from tasks.engine.members import Event, GroupOptions
+from tests.engine import rows_for_boosting as made
 
 COLUMNS = {"colsample_bytree": 0.7, "colsample_bynode": 0.8}
 TREES = {"max_depth": 4, "learning_rate": 0.2, "max_bin": 64}
 CASES = [
     pytest.param({}, False, id="plain"),
+    pytest.param({"train_variance": 1.0}, False, id="long tail"),
     pytest.param({"subsample": 0.6}, False, id="rows sampled"),
     pytest.param({"params": {**TREES, **COLUMNS}, "column_chunk": 5}, False, id="columns sampled"),
     pytest.param(
@@ -162,7 +164,7 @@ def run(
         made.sample,
         made.store(folder),
         more.pop("on_event", events.append),
-        GroupOptions(**{"replace_timeout": 20, "end_timeout": 6, **more}),
+        GroupOptions(**{"replace_timeout": 20, "end_timeout": 3, **more}),
     )
 
 
@@ -214,14 +216,22 @@ def test_a_users_error_is_named_not_its_echo(dask_client: Any, tmp_path: Path) -
     assert run(dask_client, tmp_path, []).recoveries == 0  # the workers are free again
 
 
+def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
+    if xgb.build_info()["USE_CUDA"] and Path("/dev/nvidia0").exists():
+        pytest.skip("there is a GPU")
+    with pytest.raises(UserError, match="asked to train on cuda but XGBoost trained on cpu"):
+        alone(made.spec(device="cuda"), False, made.store(tmp_path))
+
+
 def test_too_many_losses(dask_client: Any, tmp_path: Path) -> None:
     wait_for_workers(dask_client)
+    victims = list(dask_client.run(os.getpid).values())[:1]
 
     def on_event(event: Event) -> None:
-        if event.kind == "round":
-            os.kill(next(iter(dask_client.run(os.getpid).values())), signal.SIGKILL)
+        if event.kind == "round" and victims:
+            os.kill(victims.pop(), signal.SIGKILL)
 
-    with pytest.raises(RunError, match="1 groups of workers were lost.*recoveries allows 0"):
+    with pytest.raises(RunError, match=r"1 groups of workers were lost.*recoveries allows 0"):
         run(dask_client, tmp_path, [], on_event=on_event, recoveries=0, n_estimators=500)
 
 

@@ -201,7 +201,8 @@ def test_a_type_does_not_depend_on_where_blocks_are_cut(cells: list[str | None],
     if pa.types.is_string(whole.type):
         assert whole.evidence() == parted.evidence()
     elif not pa.types.is_null(whole.type):
-        pa.array(cells, pa.string()).cast(whole.type)
+        trimmed = [cell and cell.strip() for cell in cells]
+        pa.array(trimmed, pa.string()).cast(whole.type)
 
 
 # -- once, and safely
@@ -310,10 +311,10 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
     """A file of 120 MB is converted in a process that may not grow by as much."""
     file = tmp_path / "t.csv"
     block = "".join(f"{i},{i / 7},{i * 3.25}\n" for i in range(100_000))
-    with file.open("w") as out:
-        out.write("a,b,c\n")
+    with file.open("w") as table:
+        table.write("a,b,c\n")
         for _ in range(45):
-            out.write(block)
+            table.write(block)
     assert file.stat().st_size > 120_000_000
     code = (
         "import resource; from tasks.engine.ingest import *; "
@@ -365,11 +366,13 @@ def test_json_lines(tmp_path: Path, home: Home) -> None:
 def test_json_types_are_found_over_the_whole_file(tmp_path: Path, home: Home) -> None:
     filler = "x" * 2000
     file = tmp_path / "t.jsonl"
-    with file.open("w") as out:
+    with file.open("w") as table:
         for i in range(5000):
             value = i if i < 4999 else 0.5
-            out.write(json.dumps({"a": value, "t": "2026-01-01" if i < 4999 else "?", "s": filler}))
-            out.write("\n")
+            table.write(
+                json.dumps({"a": value, "t": "2026-01-01" if i < 4999 else "?", "s": filler})
+            )
+            table.write("\n")
     dataset = ingested(file, home)
     assert types(dataset) == {"a": "double", "t": "string", "s": "string"}
     assert pq.read_table(dataset.files[0].uri, columns=["t"])["t"].to_pylist()[0] == "2026-01-01"

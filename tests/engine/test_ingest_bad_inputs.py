@@ -264,6 +264,12 @@ PARQUET_CASES = [
         id="huge footer",
     ),
     pytest.param(
+        GOOD[:4] + b"\xff" * 16 + GOOD[20:],
+        "{file} is a damaged Parquet file (row group 0: Couldn't deserialize thrift: don't know "
+        "what type: \x0f). Write it again.",
+        id="damaged page",
+    ),
+    pytest.param(
         parquet(a=pa.array([], pa.int64())), "{file} has columns but no rows.", id="zero rows"
     ),
     pytest.param(

@@ -6,7 +6,6 @@ from functools import partial
 import numpy as np
 import pytest
 import xgboost as xgb
-from tests.engine import rows_for_boosting as made
 
 from tasks.engine.matrix import (
     Batch,
@@ -18,6 +17,7 @@ from tasks.engine.matrix import (
     open_cache,
     reference_matrix,
 )
+from tests.engine import rows_for_boosting as made
 
 SCHEMA = Schema(made.NAMES, made.TYPES)
 

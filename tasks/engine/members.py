@@ -1,0 +1,268 @@
+"""The members of a group of workers: watched while they train, ended when one is lost."""
+
+import queue
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import Field
+from xgboost.core import XGBoostError
+from xgboost.tracker import RabitTracker
+
+from tasks.engine.boost import BoostSpec, round_metrics
+from tasks.engine.checkpoints import History
+from tasks.engine.dataset import Frozen
+from tasks.engine.errors import UserError
+
+POLL_S = 0.25
+RESTART_S = 20  # a nanny waits 4 s before it kills, and the new process loads its libraries
+# Exceptions of a task that the driver or the scheduler ended, by name.
+ENDED_BY_OTHERS = ("CancelledError", "KilledWorker", "FutureCancelledError", "Cancelled")
+
+
+class GroupOptions(Frozen):
+    """Addresses and limits in seconds. `tracker_host` None is found out; port 0 is a free one.
+
+    `form_timeout` bounds the group's coming together, `collective_timeout` how long workers wait
+    for each other in it (unbalanced builds of the matrices included), `worker_ttl` how long a
+    worker may be silent, `replace_timeout` the wait for a lost worker's replacement, `end_timeout`
+    the wait for the others' tasks before their processes are restarted (in about one loss of ten
+    XGBoost leaves a survivor waiting for ever).
+    """
+
+    tracker_host: str | None = None
+    tracker_port: int = 0
+    form_timeout: float = Field(300, ge=1)
+    collective_timeout: float = Field(1800, ge=1)
+    worker_ttl: float = 30
+    replace_timeout: float = 20
+    end_timeout: float = 4
+    lock_timeout: float | None = None
+    recoveries: int = 10
+
+
+@dataclass(frozen=True)
+class Event:
+    """`round`: round `round` is done, with its metrics. `formed`: a group of `workers` goes on from
+    round `round`. `lost`: `workers` were lost, and `note` says why.
+    """
+
+    kind: Literal["round", "formed", "lost"]
+    round: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    workers: tuple[str, ...] = ()
+    note: str = ""
+
+
+OnEvent = Callable[[Event], None]
+
+
+class Lost(Exception):
+    """The group came to nothing, though another may not."""
+
+    def __init__(self, workers: Sequence[str], note: str) -> None:
+        super().__init__(note)
+        self.workers = tuple(workers)
+        self.note = note
+
+
+class Rounds:
+    """Tells each round once, in order, though a recovered training does some again."""
+
+    def __init__(self, on_event: OnEvent, last: int) -> None:
+        self.on_event = on_event
+        self.last = last
+
+    def tell(self, round_: int, metrics: dict[str, float]) -> None:
+        if round_ > self.last:
+            self.last = round_
+            self.on_event(Event("round", round_, metrics))
+
+    def complete(self, spec: BoostSpec, history: History) -> None:
+        """Tells what did not arrive by the event log before the training's end."""
+        for round_ in range(self.last + 1, history.rounds + 1):
+            self.tell(round_, round_metrics(spec, history, round_))
+
+
+def alive_workers(client: Any) -> dict[str, Any]:
+    """Workers by address, with what the scheduler knows of each."""
+    return dict(client.scheduler_info(n_workers=-1)["workers"])
+
+
+def _tracker_host(client: Any, options: GroupOptions) -> str:
+    """The address of this host that workers reach: the one we reach the scheduler from."""
+    from distributed.comm.addressing import get_address_host
+    from distributed.utils import get_ip
+
+    if options.tracker_host:
+        return options.tracker_host
+    scheduler = get_address_host(client.scheduler.address)
+    return scheduler if scheduler.startswith("127.") else str(get_ip(scheduler))
+
+
+def start_tracker(client: Any, members: int, options: GroupOptions) -> Any:
+    """None for a worker on its own, which needs no group."""
+    if members == 1:
+        return None
+    tracker = RabitTracker(
+        n_workers=members,
+        host_ip=_tracker_host(client, options),
+        port=options.tracker_port,
+        sortby="task",
+        timeout=int(options.form_timeout),
+    )
+    tracker.start()
+    return tracker
+
+
+def member_arguments(tracker: Any, rank: int, options: GroupOptions) -> dict[str, Any] | None:
+    if tracker is None:
+        return None
+    return {
+        **tracker.worker_args(),
+        "dmlc_task_id": f"{rank:06d}",
+        "dmlc_timeout": int(options.collective_timeout),
+    }
+
+
+def drain(events: "queue.SimpleQueue[Any]", told: Rounds) -> None:
+    while not events.empty():
+        message = events.get()
+        told.tell(message["round"], message["metrics"])
+
+
+def watch(
+    client: Any,
+    futures: dict[str, Any],
+    events: "queue.SimpleQueue[Any]",
+    told: Rounds,
+    options: GroupOptions,
+) -> None:
+    """Returns once every member has finished.
+
+    Raises Lost once a member is gone, silent for `worker_ttl`, or ended by another's loss; or
+    the exception that a member's own work raised.
+    """
+    seen: dict[str, tuple[float, float]] = {}
+    while not all(future.status == "finished" for future in futures.values()):
+        time.sleep(POLL_S)
+        drain(events, told)
+        if any(future.status in ("error", "cancelled") for future in futures.values()):
+            raise _cause(client, futures, options)
+        alive, now = alive_workers(client), time.monotonic()
+        gone = [address for address in futures if address not in alive]
+        if gone:
+            raise _cause(client, futures, options)
+        for address in futures:
+            last_seen = float(alive[address]["last_seen"])
+            if address not in seen or seen[address][0] != last_seen:
+                seen[address] = (last_seen, now)
+        silent = [address for address in futures if now - seen[address][1] > options.worker_ttl]
+        if silent:
+            client.restart_workers(silent, timeout=RESTART_S, raise_for_error=False)
+            raise Lost(silent, f"{', '.join(silent)} fell silent for {options.worker_ttl:g} s")
+
+
+def _cause(client: Any, futures: dict[str, Any], options: GroupOptions) -> BaseException:
+    """Why a group ended: the exception of a member's own work before that of a lost neighbour.
+
+    Members fail one after another, so the root may come last: those still at work are waited for.
+    """
+    until = time.monotonic() + options.end_timeout
+    while time.monotonic() < until:
+        alive = alive_workers(client)
+        if not any(
+            future.status == "pending" and address in alive for address, future in futures.items()
+        ):
+            break
+        own = _own_errors(futures)
+        if own:
+            return own[0]
+        time.sleep(POLL_S)
+    own = _own_errors(futures)
+    if own:
+        return own[0]
+    gone = [address for address in futures if address not in alive_workers(client)]
+    if gone:
+        return Lost(gone, f"{', '.join(gone)} left the cluster")
+    errors = [future.exception() for future in futures.values() if future.status == "error"]
+    return Lost((), f"the workers lost each other ({_first_line(errors)})")
+
+
+def _own_errors(futures: dict[str, Any]) -> list[BaseException]:
+    """Exceptions that no neighbour's loss explains, the user's first."""
+    errors = [future.exception() for future in futures.values() if future.status == "error"]
+    own = [
+        error
+        for error in errors
+        if error is not None
+        and type(error).__name__ not in ENDED_BY_OTHERS
+        and not (isinstance(error, XGBoostError) and _is_collective(str(error)))
+    ]
+    return sorted(own, key=lambda error: not isinstance(error, UserError))
+
+
+def _is_collective(message: str) -> bool:
+    """Whether XGBoost failed in talking to other workers."""
+    return any(word in message for word in ("/collective/", "allreduce", "allgather", "rabit"))
+
+
+def _first_line(errors: Sequence[BaseException | None]) -> str:
+    lines = [line for error in errors for line in str(error).splitlines() if line.startswith("- ")]
+    return lines[-1].removeprefix("- ") if lines else "no reason given"
+
+
+def end_group(client: Any, futures: dict[str, Any], tracker: Any, options: GroupOptions) -> None:
+    """Leaves no task of the group running, whatever state its members are in.
+
+    Cancelled members end at their next round, and take the others along. One that waits for a
+    group that never forms ends with the tracker; one that still hangs has its process restarted.
+    """
+    try:
+        pending = {address: f.key for address, f in futures.items() if f.status == "pending"}
+        if client.status != "running":
+            return
+        client.cancel(list(futures.values()), force=True)
+        pending = _still_at_work(client, pending, options.end_timeout / 2)
+        _free(tracker)
+        pending = _still_at_work(client, pending, options.end_timeout / 2)
+        if pending:
+            client.restart_workers(list(pending), timeout=RESTART_S, raise_for_error=False)
+    finally:
+        _free(tracker)
+
+
+def _still_at_work(client: Any, tasks: dict[str, str], limit: float) -> dict[str, str]:
+    """Of the tasks by worker those that run after `limit` seconds still."""
+    until = time.monotonic() + limit
+    while True:
+        alive = alive_workers(client) if tasks else {}
+        tasks = {a: key for a, key in tasks.items() if a in alive and _runs(client, a, key)}
+        if not tasks or time.monotonic() > until:
+            return tasks
+        time.sleep(POLL_S)
+
+
+def _runs(client: Any, address: str, key: str) -> bool:
+    """Whether the task runs on the worker; a worker that doesn't answer counts as running it."""
+    try:
+        active = client.sync(
+            client._run, _active_keys, workers=[address], on_error="return", callback_timeout=3
+        )
+    except TimeoutError:
+        return True
+    return key in active.get(address, ()) if isinstance(active.get(address, ()), list) else False
+
+
+def _active_keys(dask_worker: Any) -> list[str]:
+    with dask_worker.active_threads_lock:
+        return [str(key) for key in dask_worker.active_threads.values()]
+
+
+def _free(tracker: Any) -> None:
+    """Closes the tracker's port; it complains when the group did not end in order."""
+    if tracker is not None:
+        with suppress(XGBoostError):
+            tracker.free()
