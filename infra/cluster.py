@@ -30,6 +30,8 @@ from infra.worker_process import WORKER_LOG_VARIABLE
 LOG_LIMIT_BYTES = 5_000_000
 # A worker in the middle of a task that does not end is killed after 0.8 of this.
 CLOSE_TIMEOUT_S = 1.5
+# Nothing at the end of a run waits longer for a scheduler that does not answer.
+CLOSING_LIMIT_S = 15
 # Packages that must agree between us and a running cluster: the first three or nothing works, the
 # rest or results differ.
 SAME_VERSIONS = ("python", "dask", "distributed", "numpy", "pandas", "pyarrow", "xgboost")
@@ -345,13 +347,21 @@ def _closing(cluster: LocalCluster) -> Iterator[None]:
         await asyncio.gather(
             *(nanny.close(timeout=CLOSE_TIMEOUT_S) for nanny in nannies), return_exceptions=True
         )
+        # A scheduler that has not noticed yet would wait for ever to retire who is gone.
+        scheduler = cluster.scheduler
+        for address in list(scheduler.workers):
+            await scheduler.remove_worker(
+                address, stimulus_id="boostline-close", expected=True, close=False
+            )
 
     try:
         yield
     finally:
         # The cluster's own way gives each worker 5 s to finish what it is doing.
-        cluster.sync(close_workers)
-        cluster.close()
+        with suppress(TimeoutError):
+            cluster.sync(close_workers, callback_timeout=CLOSING_LIMIT_S)
+        with suppress(TimeoutError):
+            cluster.close(timeout=CLOSING_LIMIT_S)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from datetime import datetime
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
@@ -41,7 +42,9 @@ def modified(uri: str) -> tuple[int, str]:
 def changed_at(info: dict[str, Any]) -> str:
     """What fsspec's information about a file says of its last change, "" where it says nothing."""
     keys = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created")
-    return str(next((info[key] for key in keys if info.get(key)), ""))
+    value = next((info[key] for key in keys if info.get(key)), "")
+    # a listing may give the number, and the file itself the date
+    return str(value.timestamp() if isinstance(value, datetime) else value)
 
 
 @lru_cache(maxsize=64)

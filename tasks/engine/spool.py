@@ -71,8 +71,6 @@ def _wider(source: Input, name: str, a: Any, b: Any, row: int) -> Any:
     """The type that holds both; integers beside floats or decimals become floats."""
     if pa.types.is_null(a) or a == b:
         return b
-    if pa.types.is_null(b):
-        return a
     numbers = [pa.types.is_integer(t) or pa.types.is_floating(t) for t in (a, b)]
     decimals = [pa.types.is_decimal(t) for t in (a, b)]
     if (

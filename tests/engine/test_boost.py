@@ -1,5 +1,6 @@
 """The same bytes whatever the cluster, and whatever befalls it."""
 
+import math
 import os
 import signal
 import threading
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import xgboost as xgb
 
-from tasks.engine.boost import BoostSpec, boost_segment, finish
+from tasks.engine.boost import BoostSpec, LabelScale, boost_segment, finish, on_grid
 from tasks.engine.checkpoints import Checkpoint, CheckpointStore
 from tasks.engine.dataset import RowGroup
 from tasks.engine.errors import RunError, UserError
@@ -214,6 +215,42 @@ def test_a_users_error_is_named_not_its_echo(dask_client: Any, tmp_path: Path) -
     with pytest.raises(UserError, match="row 7 holds a weight of -1"):
         run(dask_client, tmp_path, [], made.Trouble("user", 5))
     assert run(dask_client, tmp_path, []).recoveries == 0  # the workers are free again
+
+
+def test_every_chunk_draws_other_columns(tmp_path: Path) -> None:
+    one_of_six = {"max_depth": 1, "colsample_bytree": 0.2, "max_bin": 64}
+    store = made.store(tmp_path)
+    alone(made.spec(params=one_of_six, column_chunk=5), False, store)
+    checkpoint = store.latest(20)
+    assert checkpoint is not None
+    booster = xgb.Booster()
+    booster.load_model(bytearray(checkpoint.raw))
+    used = [tree.split("[")[1].split("<")[0].split(":")[0] for tree in booster.get_dump()]
+    assert len({tuple(used[begin : begin + 5]) for begin in range(0, 20, 5)}) > 1
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_sums_of_gradients_do_not_depend_on_their_order(weighted: bool) -> None:
+    random = np.random.default_rng(1)
+    target = 1e6 + random.standard_cauchy(20_000)
+    weight = random.random(20_000) * 3
+    deviation = float(np.abs(target - 1e6).max())
+    spec = made.spec(
+        mean=1e6,
+        max_deviation=deviation,
+        train_variance=(deviation / 100) ** 2,
+        max_weight=3.0 if weighted else None,
+    )
+    scale = LabelScale.of(spec)
+    label = scale.to_label(target)
+    margin = (scale.offset + random.normal(size=20_000)).astype(np.float32)
+    gradient = (margin - label).astype(np.float32)
+    if weighted:
+        gradient = on_grid(gradient.astype(np.float64) * weight, scale.binade * 4)
+    ordered = np.cumsum(np.sort(gradient).astype(np.float64))[-1]
+    assert ordered == np.cumsum(gradient.astype(np.float64))[-1] == math.fsum(gradient)
+    if not weighted:
+        assert (label >= scale.binade).all() and (label < 2 * scale.binade).all()
 
 
 def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
