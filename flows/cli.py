@@ -137,7 +137,7 @@ def train(
     with showing_steps(screen(stderr=True)):
         from flows.train import run
 
-        outcome = run(loaded, home)
+        outcome = run(loaded, home, verbose)
     if summary:
         write_atomically(
             str(Path(summary).absolute()), outcome.summary.model_dump_json(indent=2).encode()

@@ -5,7 +5,6 @@ tracking server and nothing is lost with the server or with this process. Sendin
 until the server confirms; every kind of event may be sent twice without harm.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -17,41 +16,28 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from mlflow import MlflowClient
-from mlflow.entities import (
-    Dataset,
-    DatasetInput,
-    InputTag,
-    Metric,
-    Param,
-    RunTag,
-)
 from mlflow.exceptions import MlflowException
 
 from tasks.engine.errors import RunError
+from tasks.sending import is_refusal, next_batch, send
+from tasks.spool import Event, Spool
 
 if TYPE_CHECKING:  # a run without plots needs no matplotlib
     from matplotlib.figure import Figure
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-Event = dict[str, Any]
 
 # MLflow's limits; tests hold that they are still what the installed version says
 PARAM_LENGTH = 6000
 TAG_LENGTH = 8000
-DIGEST_LENGTH = 36
-SCHEMA_LENGTH = 1_048_575
-_BATCH = {"metrics": 1000, "params": 100, "tags": 100}
 _CHUNK = {"metrics": 500, "params": 50, "tags": 50}
 
-# what sending again can't change: the store has read the request and refuses it
-_REFUSALS = {"INVALID_PARAMETER_VALUE", "INVALID_STATE"}
 _MLFLOW_SETTINGS = {
     # an outage is for the spool to meet: by itself MLflow repeats a request for four minutes
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -117,7 +103,7 @@ def open_run(
     for name, value in _MLFLOW_SETTINGS.items():
         os.environ.setdefault(name, value)
     client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
-    spool = _Spool(spool_dir)
+    spool = Spool(spool_dir)
     try:
         run_id = spool.run_id or existing_run_id
         if existing_run_id not in (None, run_id):
@@ -142,7 +128,7 @@ class Recorder:
     Left by an exception the run is FAILED, by a KeyboardInterrupt KILLED.
     """
 
-    def __init__(self, client: MlflowClient, run_id: str, spool: "_Spool") -> None:
+    def __init__(self, client: MlflowClient, run_id: str, spool: Spool) -> None:
         self.client = client
         self.run_id = run_id
         self._spool = spool
@@ -304,7 +290,7 @@ class Recorder:
                     return
                 if not self._closing:
                     self._changed.wait_for(lambda: self._closing, _LINGER)
-                batch = _next_batch(self._pending)
+                batch = next_batch(self._pending)
             try:
                 refused = list(self._refusals(batch))
                 failures = 0
@@ -329,9 +315,9 @@ class Recorder:
     def _refusals(self, batch: list[Event]) -> Iterator[Event]:
         """Send a batch; yield the smallest parts of it that MLflow refuses."""
         try:
-            _send(self.client, self.run_id, batch, self._spool)
+            send(self.client, self.run_id, batch, self._spool)
         except (MlflowException, OSError) as error:
-            if not _is_refusal(error):
+            if not is_refusal(error):
                 raise
             parts = [[event] for event in batch]
             if len(batch) == 1:
@@ -343,86 +329,6 @@ class Recorder:
                     return
             for part in parts:
                 yield from self._refusals(part)
-
-
-class _Spool:
-    """A folder with a run's events in order, their files, and how many are confirmed."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        (folder / "files").mkdir(parents=True, exist_ok=True)
-        self._lock: IO[bytes] = (folder / "lock").open("ab")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.close()
-            raise RunError(f"Another process records into {folder}: wait for it to end.") from error
-        path = folder / "events.jsonl"
-        content = path.read_bytes() if path.exists() else b""
-        # a line without an end was being written when its process died; it was never promised
-        whole = content[: content.rfind(b"\n") + 1]
-        self._events: IO[bytes] = path.open("r+b" if path.exists() else "w+b")
-        self._events.truncate(len(whole))
-        self._events.seek(len(whole))
-        lines = whole.splitlines()
-        self._confirmed = int(self._read("confirmed") or 0)
-        self._unconfirmed = [json.loads(line) for line in lines[self._confirmed :]]
-        self._files = len(lines)
-
-    @property
-    def run_id(self) -> str | None:
-        text = self._read("run.json")
-        return None if text is None else str(json.loads(text)["run_id"])
-
-    @run_id.setter
-    def run_id(self, run_id: str) -> None:
-        self._write("run.json", json.dumps({"run_id": run_id}))
-
-    def unconfirmed(self) -> list[Event]:
-        return self._unconfirmed
-
-    def append(self, event: Event) -> None:
-        self._events.write(json.dumps(event).encode() + b"\n")
-        self._events.flush()
-
-    def place(self, name: str) -> Path:
-        """A path for a file of that name that nothing else uses."""
-        if not name or name in (".", "..") or "/" in name or "\0" in name:
-            raise ValueError(f"{name!r} is no name of a file")
-        while True:
-            folder = self.folder / "files" / f"{self._files:06}"
-            self._files += 1
-            with suppress(FileExistsError):
-                folder.mkdir()
-                return folder / name
-
-    def relative(self, place: Path) -> str:
-        return place.relative_to(self.folder).as_posix()
-
-    def confirm(self, events: list[Event]) -> None:
-        self._confirmed += len(events)
-        self._write("confirmed", str(self._confirmed))
-        for event in events:
-            if event["kind"] == "artifact":
-                shutil.rmtree((self.folder / event["file"]).parent, ignore_errors=True)
-
-    def refuse(self, event: Event) -> None:
-        with (self.folder / "refused.jsonl").open("a") as file:
-            file.write(json.dumps(event) + "\n")
-
-    def close(self, remove: bool = False) -> None:
-        self._events.close()
-        if remove:
-            shutil.rmtree(self.folder, ignore_errors=True)
-        self._lock.close()
-
-    def _read(self, name: str) -> str | None:
-        path = self.folder / name
-        return path.read_text() if path.exists() else None
-
-    def _write(self, name: str, text: str) -> None:
-        (self.folder / f"{name}.part").write_text(text)
-        os.replace(self.folder / f"{name}.part", self.folder / name)
 
 
 def flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -455,7 +361,7 @@ def _answered(request: Callable[[], str], where: str, timeout: float) -> str:
         try:
             return request()
         except (MlflowException, OSError) as error:
-            if _is_refusal(error) or getattr(error, "error_code", "") == _NO_SUCH_RUN:
+            if is_refusal(error) or getattr(error, "error_code", "") == _NO_SUCH_RUN:
                 raise
             pause = next(pauses, _PAUSES[-1])
             if time.monotonic() + pause > deadline:
@@ -490,63 +396,3 @@ def _run_id(
         experiment_id = known.experiment_id
     taken = {entity_name(key): str(value)[:TAG_LENGTH] for key, value in tags.items()}
     return str(client.create_run(experiment_id, tags=taken, run_name=run_name).info.run_id)
-
-
-def _is_refusal(error: Exception) -> bool:
-    return isinstance(error, MlflowException) and error.error_code in _REFUSALS
-
-
-def _next_batch(pending: deque[Event]) -> list[Event]:
-    """The events at the head of the queue that one request takes."""
-    batch: list[Event] = []
-    counts = dict.fromkeys(_BATCH, 0)
-    for event in pending:
-        kind = event["kind"]
-        if kind not in counts:
-            return batch or [event]
-        counts[kind] += len(event["items"])
-        if batch and (counts[kind] > _BATCH[kind] or sum(counts.values()) > 1000):
-            return batch
-        batch.append(event)
-    return batch
-
-
-def _send(client: MlflowClient, run_id: str, batch: list[Event], spool: _Spool) -> None:
-    match batch[0]["kind"]:
-        case "artifact":
-            place, folder = spool.folder / batch[0]["file"], batch[0]["folder"]
-            if place.is_dir():
-                client.log_artifacts(run_id, str(place), posixpath.join(folder, place.name))
-            else:
-                client.log_artifact(run_id, str(place), folder or None)
-        case "dataset":
-            client.log_inputs(run_id, [_dataset_input(batch[0])])
-        case "status":
-            client.set_terminated(run_id, batch[0]["status"], batch[0]["end_time"])
-        case _:
-            items: dict[str, list[Any]] = {kind: [] for kind in _BATCH}
-            for event in batch:
-                items[event["kind"]] += event["items"]
-            client.log_batch(
-                run_id,
-                metrics=[Metric(*item) for item in items["metrics"]],
-                params=[Param(*item) for item in dict(items["params"]).items()],
-                tags=[RunTag(*item) for item in items["tags"]],
-                synchronous=True,
-            )
-
-
-def _dataset_input(event: Event) -> DatasetInput:
-    schema = event["schema"] if len(event["schema"]) <= SCHEMA_LENGTH else None
-    scheme = event["source"].partition("://")[0] if "://" in event["source"] else "local"
-    source_type = {"file": "local", "https": "http"}.get(scheme, scheme)
-    dataset = Dataset(
-        name=event["name"],
-        digest=event["digest"][:DIGEST_LENGTH],
-        source_type=source_type,
-        source=json.dumps({"url" if source_type == "http" else "uri": event["source"]}),
-        schema=schema,
-        profile=event["profile"],
-    )
-    tags = [InputTag("mlflow.data.context", event["context"]), InputTag("digest", event["digest"])]
-    return DatasetInput(dataset, tags)

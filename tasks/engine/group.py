@@ -36,6 +36,8 @@ from tasks.engine.members import (
 from tasks.engine.segment import Job, run_job
 
 LOCK = "boostline-training"
+# Busy hosts now and then fail to connect to each other though nobody died.
+FALSE_STARTS = 3
 
 
 @dataclass(frozen=True)
@@ -109,20 +111,23 @@ def train(
 
 def _run_groups(work: _Work, start: Checkpoint | None, told: Rounds) -> tuple[list[Segment], int]:
     """One group after another until one comes to the end; with it, how many were lost."""
-    recoveries, size, allowed = 0, 1, work.options.recoveries
+    recoveries, false_starts, size, allowed = 0, 0, 1, work.options.recoveries
     while True:
         workers = _workers(work.client, size, work.options)
         size = max(size, len(workers))
         try:
             return _run_group(work, workers, start, told), recoveries
         except Lost as lost:
-            recoveries += 1
+            if lost.workers:
+                recoveries += 1
+            else:
+                false_starts += 1
             told.on_event(Event("lost", told.last, {}, lost.workers, lost.note))
-            if recoveries > allowed:
+            if recoveries > allowed or false_starts > FALSE_STARTS:
                 raise RunError(
-                    f"{recoveries} groups of workers were lost during training, the last one "
-                    f"because {lost.note}. cluster.recoveries allows {allowed}. Workers that die "
-                    "again and again mostly lack memory (cluster.memory_limit)."
+                    f"{recoveries + false_starts} groups of workers were lost during training, "
+                    f"the last one because {lost.note}. cluster.recoveries allows {allowed}. "
+                    "Workers that die again and again mostly lack memory (cluster.memory_limit)."
                 ) from None
         start = work.store.latest(work.spec.n_estimators, work.spec.column_chunk)
 

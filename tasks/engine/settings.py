@@ -11,6 +11,33 @@ from tasks.engine.config import Config
 from tasks.engine.errors import UserError, listing, nearest
 
 
+# how XGBoost, or its other interfaces, call what is set here under another name
+OTHER_NAMES = {
+    "eta": "learning_rate",
+    "lambda": "reg_lambda",
+    "alpha": "reg_alpha",
+    "min_split_loss": "gamma",
+    "num_boost_round": "n_estimators",
+    "num_round": "n_estimators",
+    "random_state": "seed",
+    "max_leaf_nodes": "max_leaves",
+}
+# what XGBoost has and a training here can't
+LEFT_OUT = {
+    "booster": "only tree boosting (gbtree) resumes to the same bytes",
+    "objective": "it is squared error",
+    "eval_metric": "every round's RMSE and R² are always there",
+    "sampling_method": "rows are sampled uniformly, by a hash of their position",
+    "process_type": "models are trained, not updated",
+    "base_score": "it is the exact mean of the training target",
+    "device": "it follows from cluster.kind",
+    "n_jobs": "set cluster.threads",
+    "nthread": "set cluster.threads",
+    "missing": "missing values stay missing",
+    "enable_categorical": "text columns and data.categories are categories",
+}
+
+
 def load_config(
     path: str | None = None,
     overrides: Iterable[str] = (),
@@ -111,6 +138,10 @@ def _sentence(detail: Any) -> str:
                 f"[{place[0]}] is not a section.{nearest(place[0], Config.model_fields)} "
                 f"Sections are: {listing(Config.model_fields)}."
             )
+        if place[0] == "boost" and place[1] in LEFT_OUT:
+            return f"{key} can't be set: {LEFT_OUT[place[1]]}."
+        if place[0] == "boost" and place[1] in OTHER_NAMES:
+            return f"there is no setting {key!r}. Here it is 'boost.{OTHER_NAMES[place[1]]}'."
         elsewhere = [name for name in known if name.endswith(f".{place[1]}")]
         same = [name for name in known if name.startswith(f"{place[0]}.")]
         hint = nearest(key, same) or nearest(key, known)
@@ -118,7 +149,8 @@ def _sentence(detail: Any) -> str:
         return f"there is no setting {key!r}.{hint}"
     message = str(detail["msg"]).removeprefix("Value error, ")
     if kind == "value_error":
-        return f"{key}: {message}." if len(place) > 1 else f"{message}."
+        sentence = message if message.endswith("?") else f"{message}."
+        return f"{key}: {sentence}" if len(place) > 1 else sentence
     if kind == "literal_error":
         return f"{key} is {got!r}. It takes {detail['ctx']['expected']}."
     message = message[0].lower() + message[1:].replace("Input should", "it should")

@@ -66,9 +66,7 @@ def train_rows(dataset: Dataset, plan: Any) -> pd.DataFrame:
         pytest.param("minmax", MinMaxScaler(), id="minmax"),
     ],
 )
-def test_the_scaler_equals_scikit_learns_in_64_bits(
-    tmp_path: Path, kind: str, scaler: Any
-) -> None:
+def test_the_scaler_equals_scikit_learns_in_64_bits(tmp_path: Path, kind: str, scaler: Any) -> None:
     home = Home(str(tmp_path / "home"))
     folder = write(tmp_path / "data", {"a.parquet": table()})
     dataset, config = dataset_of(folder, home)
@@ -145,7 +143,7 @@ def test_nothing_is_read_twice(tmp_path: Path) -> None:
 
 
 def test_an_altered_profile_is_taken_anew(tmp_path: Path) -> None:
-    dataset, profile, home, plan = profiled(tmp_path, {"a.parquet": table()})
+    _, profile, home, plan = profiled(tmp_path, {"a.parquet": table()})
     stored = next((tmp_path / "home" / "profiles").glob("*/profile.json"))
     stored.write_bytes(stored.read_bytes().replace(b'"missing":0', b'"missing":1'))
     again, config = dataset_of(tmp_path / "data", home)

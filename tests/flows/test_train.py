@@ -184,9 +184,7 @@ def test_a_failed_run_is_told_truthfully(boostline: Boostline, prefect_server: A
     assert "the warehouse is closed" in flow_run["state"]["message"]
 
 
-def test_ctrl_c_leaves_a_killed_run_and_no_process(
-    boostline: Boostline, shared_data: Path
-) -> None:
+def test_ctrl_c_leaves_a_killed_run_and_no_process(boostline: Boostline, shared_data: Path) -> None:
     common = [
         "--data", str(shared_data / "diamonds.csv"), "--target", "price",
         "--set", "boost.n_estimators=3000", "--set", "boost.max_depth=8",

@@ -13,12 +13,8 @@ import pytest
 from distributed import LocalCluster
 from distributed.scheduler import KilledWorker
 
-from infra.cluster import (
-    ClusterError,
-    _different_versions,
-    open_cluster,
-    send_user_folder,
-)
+from infra.address_cluster import different_versions
+from infra.cluster import ClusterError, open_cluster, send_user_folder
 
 QUIET_RUN = """
 import os, signal, sys, time
@@ -173,11 +169,11 @@ def test_a_running_scheduler_is_used_and_left_running() -> None:
             assert client.submit(sum, [1, 2]).result(timeout=10) == 3
             found = cast(dict[str, Any], client.get_versions(packages=["xgboost", "numpy"]))
         assert owner.submit(sum, [2, 3]).result(timeout=10) == 5
-    assert _different_versions(found) == []
+    assert different_versions(found) == []
     (worker,) = found["workers"]
     found["workers"][worker]["packages"]["xgboost"] = "0.1"
     ours = found["client"]["packages"]["xgboost"]
-    assert _different_versions(found) == [f"xgboost {ours} here, 0.1 on worker {worker}"]
+    assert different_versions(found) == [f"xgboost {ours} here, 0.1 on worker {worker}"]
 
 
 @pytest.mark.parametrize(

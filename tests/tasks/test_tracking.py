@@ -17,10 +17,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils import validation
 
 from tasks.engine.errors import RunError
+from tasks.sending import DIGEST_LENGTH, SCHEMA_LENGTH
 from tasks.tracking import (
-    DIGEST_LENGTH,
     PARAM_LENGTH,
-    SCHEMA_LENGTH,
     TAG_LENGTH,
     Recorder,
     entity_name,
@@ -151,7 +150,7 @@ import tasks.tracking as tracking
 recorder = tracking.open_run(sys.argv[1], "homes", "night", {}, Path(sys.argv[2]))
 recorder.metrics({"before": 1.0}, 1)
 assert recorder.flush().complete
-tracking._send = lambda *_: threading.Event().wait()  # the server hangs from here on
+tracking.send = lambda *_: threading.Event().wait()  # the server hangs from here on
 for step in range(50):
     recorder.metrics({"after": float(step)}, step)
 recorder.params({"depth": 3})

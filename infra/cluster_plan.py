@@ -1,0 +1,35 @@
+"""What every kind of cluster is opened with, and how it says that it could not be."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+LOG_LIMIT_BYTES = 5_000_000
+
+
+class ClusterError(RuntimeError):
+    """The cluster could not be opened."""
+
+
+@dataclass(frozen=True)
+class ClusterPlan:
+    """What a kind of cluster is opened with; see `open_cluster`."""
+
+    workers: int
+    threads: int
+    memory_limit: str | int | None
+    address: str | None
+    log_folder: Path
+    scratch_folder: Path
+    dashboard: bool
+    start_timeout_s: float
+    worker_ttl_s: float
+    quiet: bool
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def fresh_log(path: Path) -> Path:
+    """The path of a log to append to; one that has grown too long is put beside it first."""
+    if path.exists() and path.stat().st_size > LOG_LIMIT_BYTES:
+        path.replace(path.with_suffix(".log.1"))
+    return path

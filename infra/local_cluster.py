@@ -1,0 +1,131 @@
+"""The kind `local`: worker processes on this machine."""
+
+import asyncio
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import dask
+from distributed import Client, LocalCluster
+
+from infra.cluster_plan import ClusterError, ClusterPlan, fresh_log
+from infra.worker_process import WORKER_LOG_VARIABLE
+
+# A worker in the middle of a task that does not end is killed after 0.8 of this.
+CLOSE_TIMEOUT_S = 1.5
+# Nothing at the end of a run waits longer for a scheduler that does not answer.
+CLOSING_LIMIT_S = 15
+
+
+class WorkerProcesses(LocalCluster):
+    """A local cluster that survives the loss of several workers at once.
+
+    Dask's own raises KeyError for a lost worker that its picture of the scheduler, refreshed once
+    a second, does not show yet or any more; closing it then fails and the exit takes 10 s longer.
+    """
+
+    def _update_worker_status(self, op: str, msg: Any) -> None:
+        with suppress(KeyError):
+            super()._update_worker_status(op, msg)
+
+
+@contextmanager
+def open_local(plan: ClusterPlan) -> Iterator[Client]:
+    """Start worker processes on this machine, with nannies that start a lost one again."""
+    if plan.address is not None:
+        raise ClusterError(
+            f"cluster.address={plan.address!r} is given but cluster.kind is 'local', which starts "
+            f"its own. Set cluster.kind='address', or remove cluster.address."
+        )
+    threads = str(plan.threads)
+    variables = {
+        # Waiting threads of OpenMP sleep; spinning ones cost a factor of four beside other work.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "OPENBLAS_NUM_THREADS": threads,
+        # Dask's own default, kept since setting the table replaces it.
+        "MALLOC_TRIM_THRESHOLD_": "65536",
+        **plan.environment,
+    }
+    if plan.quiet:
+        variables[WORKER_LOG_VARIABLE] = str(fresh_log(plan.log_folder / "workers.log"))
+        # Holds from the worker's first import on, before its output goes to the file.
+        variables["DASK_LOGGING__DISTRIBUTED"] = "warning"
+    settings = {
+        "distributed.nanny.pre-spawn-environ": variables,
+        "distributed.scheduler.worker-ttl": f"{plan.worker_ttl_s}s",
+        # A task whose worker died is not tried elsewhere: who drives the work decides.
+        "distributed.scheduler.allowed-failures": 0,
+        # A worker that is being started again is given up no sooner than a first one.
+        "distributed.deploy.lost-worker-timeout": f"{plan.start_timeout_s}s",
+        "distributed.comm.timeouts.connect": f"{plan.start_timeout_s}s",
+    }
+    with ExitStack() as stack:
+        # The environment wins over Dask's settings, and nannies write theirs into it.
+        stack.enter_context(_environment(variables))
+        stack.enter_context(dask.config.set(settings))
+        try:
+            cluster = WorkerProcesses(
+                n_workers=plan.workers,
+                threads_per_worker=plan.threads,
+                memory_limit=plan.memory_limit,
+                host="127.0.0.1",
+                # Given even without a dashboard: the scheduler's health page would take port 8787.
+                dashboard_address="127.0.0.1:0",
+                scheduler_kwargs={"dashboard": plan.dashboard},
+                local_directory=str(plan.scratch_folder),
+                death_timeout=plan.start_timeout_s,
+                silence_logs=False,
+                preload=["infra.worker_process"],
+            )
+            stack.enter_context(_closing(cluster))
+            client = stack.enter_context(Client(cluster, timeout=plan.start_timeout_s))
+            client.wait_for_workers(plan.workers, timeout=plan.start_timeout_s)
+        except Exception as error:
+            raise ClusterError(
+                f"The local cluster of {plan.workers} workers did not come up within "
+                f"{plan.start_timeout_s:g} s (cluster.start_timeout): {error or type(error)}. "
+                f"What Dask said is in {plan.log_folder}."
+            ) from error
+        yield client
+
+
+@contextmanager
+def _closing(cluster: LocalCluster) -> Iterator[None]:
+    async def close_workers() -> None:
+        nannies = cluster.workers.values()
+        await asyncio.gather(
+            *(nanny.close(timeout=CLOSE_TIMEOUT_S) for nanny in nannies), return_exceptions=True
+        )
+        # A scheduler that has not noticed yet would wait for ever to retire who is gone.
+        scheduler = cluster.scheduler
+        assert scheduler is not None
+        for address in list(scheduler.workers):
+            await scheduler.remove_worker(
+                address, stimulus_id="boostline-close", expected=True, close=False
+            )
+
+    try:
+        yield
+    finally:
+        # The cluster's own way gives each worker 5 s to finish what it is doing.
+        with suppress(TimeoutError):
+            cluster.sync(close_workers, callback_timeout=CLOSING_LIMIT_S)
+        with suppress(TimeoutError):
+            cluster.close(timeout=CLOSING_LIMIT_S)
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in [*variables, "PYTHONHASHSEED"]}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,111 @@
+"""Scoring with a recorded model: the same numbers everywhere, the same bytes on any cluster."""
+
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+
+from tasks.engine.home import Home
+from tasks.engine.ingest import ingest
+from tasks.engine.predictions import ScorerRef, predict_table
+from tasks.engine.settings import load_config
+from tests.conftest import Boostline
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_recorded_model_predicts_as_its_run_did(boostline: Boostline, shared_data: Path) -> None:
+    data = shared_data / "housing.csv"
+    summary = boostline.train(
+        "--data", str(data), "--target", "median_house_value", "--set", "track.model=houses"
+    )
+    for out in ("whole.parquet", "whole.csv", "whole.csv.gz", "folder"):
+        ran = boostline("predict", "houses", str(data), out, "--keep", "median_house_value")
+        assert ran.returncode == 0, ran.stderr
+    whole = pd.read_parquet(boostline.folder / "whole.parquet")
+    raw = pd.read_csv(data)
+    assert list(whole.columns) == ["median_house_value", "prediction"]
+    assert np.array_equal(whole["median_house_value"], raw["median_house_value"])
+    for other in (
+        pd.read_csv(boostline.folder / "whole.csv", float_precision="round_trip"),
+        pd.read_csv(boostline.folder / "whole.csv.gz", float_precision="round_trip"),
+        pd.read_parquet(boostline.folder / "folder"),
+    ):
+        assert np.array_equal(other["prediction"], whole["prediction"])
+
+    parts = sorted((boostline.home / "predictions").glob("*/*.parquet"))
+    run = pd.concat([pd.read_parquet(part) for part in parts])
+    assert sorted(run["predicted"]) == sorted(whole["prediction"])
+    test = run[run["side"] == 2]
+    r2 = (
+        1
+        - ((test.actual - test.predicted) ** 2).sum()
+        / ((test.actual - test.actual.mean()) ** 2).sum()
+    )
+    assert r2 == pytest.approx(summary.r2, rel=1e-12)
+
+    uri = f"sqlite:///{boostline.home / 'mlflow.db'}"
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    loaded = mlflow.pyfunc.load_model("models:/houses/1")
+    assert np.array_equal(np.asarray(loaded.predict(raw)), whole["prediction"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param(
+            ["cottages", "DATA", "out.parquet"],
+            "no model is registered under that name (registered: none)",
+            id="no-such-model",
+        ),
+        pytest.param(
+            ["houses", "DATA", "out.xlsx"],
+            "OUT is 'out.xlsx': it must end in .parquet, .csv or .csv.gz, or be a folder's name.",
+            id="ending",
+        ),
+        pytest.param(
+            ["houses", "DATA", "nowhere/out.csv"],
+            "The folder 'nowhere' of OUT does not exist. Make it first.",
+            id="no-folder",
+        ),
+    ],
+)
+def test_what_cannot_be_predicted_is_refused(
+    boostline: Boostline, shared_data: Path, arguments: list[str], message: str
+) -> None:
+    data = str(shared_data / "housing.csv")
+    ran = boostline("predict", *[data if word == "DATA" else word for word in arguments])
+    assert ran.returncode == 2
+    assert message in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_the_parts_are_the_same_on_a_cluster(
+    tmp_path: Path, dask_client: Any, boostline: Boostline, shared_data: Path
+) -> None:
+    data = str(shared_data / "diamonds.csv")
+    boostline.train("--data", data, "--target", "price", "--set", "boost.n_estimators=20")
+    (model,) = (boostline.home / "models").iterdir()
+    manifest = sha256((model / "manifest.json").read_bytes()).hexdigest()
+    scorer = ScorerRef(str(model), manifest)
+    frame = pd.read_csv(data)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for number in range(6):  # a batch is of one file, so there is something to deal out
+        frame[number::6].to_parquet(folder / f"{number}.parquet", row_group_size=2000)
+    config = load_config(data=str(folder), target="price")
+    dataset = ingest(config.data, Home(str(tmp_path / "home")))
+    columns = scorer.load().encoder.names
+    found = []
+    for name, client in (("here", None), ("there", dask_client)):
+        made = predict_table(
+            client, dataset.row_groups(), columns, ["price"], scorer, str(tmp_path / name)
+        )
+        assert len(made.parts) == 6
+        found.append([Path(part.uri).read_bytes() for part in made.parts])
+    assert found[0] == found[1]
