@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from prefect import flow
 from prefect.runtime import flow_run
@@ -14,15 +13,25 @@ from prefect.runtime import flow_run
 from flows.places import cluster_of, tracking_of
 from tasks.artifacts import show_results
 from tasks.engine.config import Config
-from tasks.engine.home import Home
+from tasks.engine.home import Home, digest_of
 from tasks.engine.report import Report
 from tasks.engine.summary import Seconds, Summary
 from tasks.evaluate import evaluate_model
 from tasks.ingest import ingest_table
+from tasks.ledger import RunFolder, State, under_way
 from tasks.normalize import fit_scaler
-from tasks.record import Logged, begin, describe_data, record_model
-from tasks.tracking import Recorder, open_run
-from tasks.train import Trained, train_model
+from tasks.record import (
+    Findings,
+    Logged,
+    NotRecorded,
+    begin,
+    describe_data,
+    not_taken,
+    record_run,
+    rounds_to,
+)
+from tasks.tracking import Recorder, open_run, without_secrets
+from tasks.train import train_model
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,10 @@ def _run_name() -> str:
 def train_flow(config: Config, home: str) -> Outcome:
     """Trains a model as `config` says and records it. `home` is BOOSTLINE_HOME."""
     clock, place = Clock(), Home(home)
-    with cluster_of(config.cluster, place) as client, recording(config, place) as recorder:
+    with (
+        recording(config, place) as (recorder, folder),
+        cluster_of(config.cluster, place) as client,
+    ):
         with clock.step("ingest"):
             dataset, plan = ingest_table(config, place, client)
         with clock.step("normalize"):
@@ -74,66 +86,86 @@ def train_flow(config: Config, home: str) -> Outcome:
         describe_data(recorder, dataset, plan, profile)
         with clock.step("train"):
             trained = train_model(
-                config, dataset, plan, profile, place, client, on_round=_to(recorder)
+                config, dataset, plan, profile, place, client, on_round=rounds_to(recorder)
             )
         with clock.step("evaluate"):
             report = evaluate_model(config, dataset, plan, profile, trained, place, client)
+        found = Findings(
+            config=config,
+            dataset=dataset,
+            plan=plan,
+            profile=profile,
+            trained=trained,
+            report=report,
+        )
         with clock.step("record"):
-            logged = record_model(config, dataset, plan, profile, trained, report, recorder)
-        summary = _summary(profile.rows, trained, report, logged, recorder, clock, dataset.digest)
+            logged = record_run(found, recorder, folder)
+        summary = _summary(found, logged, recorder, clock)
         show_results(report, summary, recorder)
-    notes = (*dataset.notes, *profile.notes, *trained.notes)
     return Outcome(
         summary=summary,
         report=report,
-        notes=notes,
-        links=_links(config, place, recorder, logged),
+        notes=(*dataset.notes, *profile.notes, *trained.notes),
+        links=_links(config, recorder, logged),
         best_round=trained.best_rounds if trained.best_rounds < trained.rounds else None,
     )
 
 
 @contextmanager
-def recording(config: Config, home: Home) -> Iterator[Recorder]:
-    """The MLflow run of this flow run; a flow run that is tried again goes on in the same one."""
-    uri = tracking_of(config, home)
+def recording(config: Config, home: Home) -> Iterator[tuple[Recorder, RunFolder]]:
+    """The MLflow run of this flow run, ended as the flow ends.
+
+    A flow run that is tried again, or one that does again what a run did whose process died, goes
+    on in the MLflow run of the first.
+
+    Raises:
+        RunError: MLflow does not answer, or has not taken everything at the end.
+    """
     run_id = str(flow_run.id)
-    tags = {"prefect.flow_run_id": run_id, "prefect.flow_run_url": str(flow_run.ui_url or "")}
-    with open_run(
-        uri,
-        config.track.experiment,
-        config.track.run_name or str(flow_run.name),
-        tags,
-        home.local / "runs" / run_id / "spool",
-    ) as recorder:
+    key = digest_of(config.model_dump(mode="json", exclude={"cluster"}))
+    with under_way(home, run_id, key) as folder:
+        uri = tracking_of(config, home)
+        place = without_secrets(uri)
+        tags = {"prefect.flow_run_id": run_id, "prefect.flow_run_url": str(flow_run.ui_url or "")}
+        recorder = open_run(
+            uri,
+            config.track.experiment,
+            config.track.run_name or str(flow_run.name),
+            tags,
+            folder.spool,
+            folder.entry.mlflow_run_id if folder.entry.tracking_uri == place else None,
+        )
+        folder.update(mlflow_run_id=recorder.run_id, tracking_uri=place)
         begin(recorder, config, tags)
-        yield recorder
+        try:
+            yield recorder, folder
+        except BaseException as error:
+            # what is no Exception is a signal, Prefect's cancelling or Ctrl-C
+            state: State = "failed" if isinstance(error, Exception) else "killed"
+            taken = recorder.close("FAILED" if state == "failed" else "KILLED").complete
+            kept = isinstance(error, NotRecorded)
+            folder.update(state=state, cause=_one_line(error), recorded=taken and not kept)
+            raise
+        ended = recorder.close("FINISHED")
+        folder.update(state="finished" if ended.complete else "failed", recorded=ended.complete)
+        if not ended.complete:
+            raise not_taken(ended, folder)
 
 
-def _to(recorder: Recorder) -> Any:
-    def on_round(round_: int, metrics: dict[str, float]) -> None:
-        recorder.metrics({f"round/{name}": value for name, value in metrics.items()}, round_)
-
-    return on_round
+def _one_line(error: BaseException) -> str:
+    return " ".join(without_secrets(str(error)).split()) or type(error).__name__
 
 
-def _summary(
-    rows: Any,
-    trained: Trained,
-    report: Report,
-    logged: Logged,
-    recorder: Recorder,
-    clock: Clock,
-    digest: str | None,
-) -> Summary:
-    test = report.metrics["test"]
+def _summary(found: Findings, logged: Logged, recorder: Recorder, clock: Clock) -> Summary:
+    test, trained = found.report.metrics["test"], found.trained
     return Summary(
         r2=test.r2,
         rmse=test.rmse,
         mae=test.mae,
-        rows=rows,
+        rows=found.profile.rows,
         rounds=trained.best_rounds,
         model_sha256=trained.model_sha256,
-        dataset_digest=str(digest),
+        dataset_digest=found.profile.dataset_digest,
         mlflow_run_id=recorder.run_id,
         model_uri=logged.model_uri,
         flow_run_id=str(flow_run.id),
@@ -145,7 +177,7 @@ def _summary(
     )
 
 
-def _links(config: Config, home: Home, recorder: Recorder, logged: Logged) -> dict[str, str]:
+def _links(config: Config, recorder: Recorder, logged: Logged) -> dict[str, str]:
     uri = recorder.client.tracking_uri
     links = {}
     if logged.version:
@@ -154,6 +186,6 @@ def _links(config: Config, home: Home, recorder: Recorder, logged: Logged) -> di
     if uri.startswith("sqlite"):
         links["MLflow"] = f"{where}: mlflow ui --backend-store-uri {uri}"
     else:
-        links["MLflow"] = f"{where} at {uri}"
+        links["MLflow"] = f"{where} at {without_secrets(uri)}"
     links["Prefect"] = f"flow run {flow_run.name!r} ({flow_run.id})"
     return links

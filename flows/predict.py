@@ -184,7 +184,9 @@ def _write_csv(parts: Sequence[Part], out: str) -> None:
     _write_file(parts, out, pyarrow.csv.CSVWriter)
 
 
-def _write_file(parts: Sequence[Part], out: str, writer_of: Callable[[Any, pa.Schema], Any]) -> None:
+def _write_file(
+    parts: Sequence[Part], out: str, writer_of: Callable[[Any, pa.Schema], Any]
+) -> None:
     """Part by part into one file, which takes its name when it is whole."""
     beside = out if "://" in out else f"{out}.{uuid4().hex}.part"
     tables = _tables(parts)

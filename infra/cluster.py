@@ -1,7 +1,5 @@
 """Opening a Dask cluster: one function for every kind, one entry of `CLUSTER_KINDS` per kind."""
 
-from __future__ import annotations
-
 import difflib
 import importlib
 import logging

@@ -289,10 +289,8 @@ def _logged_before(
         [experiment_id], filter_string=f"source_run_id = '{run_id}'", max_results=50
     )
     for model in found:
-        if (
-            model.status == LoggedModelStatus.READY
-            and model.tags.get(MANIFEST_TAG) == manifest_sha256
-        ):
+        ready = model.status == LoggedModelStatus.READY
+        if ready and model.tags.get(MANIFEST_TAG) == manifest_sha256:
             return model
     return None
 

@@ -4,11 +4,12 @@ import importlib.metadata
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from fsspec.core import url_to_fs
+from mlflow.exceptions import MlflowException
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
@@ -22,11 +23,14 @@ from tasks.engine.progress import Progress, reporter
 from tasks.engine.report import Report
 from tasks.engine.rows import Plan
 from tasks.engine.sources import redact
+from tasks.ledger import RunFolder
 from tasks.model import log_model
-from tasks.tracking import Recorder
+from tasks.tracking import Recorded, Recorder, without_secrets
 from tasks.train import Trained
 
 EXAMPLE_ROWS = 3
+FINDINGS = "findings.json"
+FLUSH_SECONDS = 120
 PACKAGES = ("boostline", "xgboost", "xgboost-cu13", "dask", "mlflow", "numpy", "pandas", "prefect")
 
 
@@ -37,15 +41,28 @@ class Logged(Frozen):
     version: str | None
 
 
+class Findings(Frozen):
+    """All that a run found, small enough to keep: the recording can be done from it alone."""
+
+    config: Config
+    dataset: Dataset
+    plan: Plan
+    profile: Profile
+    trained: Trained
+    report: Report
+
+
+class NotRecorded(RunError):
+    """The model is trained and kept, but MLflow has not taken all of the run."""
+
+
 def begin(recorder: Recorder, config: Config, tags: Mapping[str, str]) -> None:
     """Every setting as a parameter, and where the run comes from as tags."""
     settings = flatten(config)
     settings["data.source"] = redact(config.data.source)
     settings["cluster.address"] = redact(config.cluster.address or "") or None
     recorder.params(settings)
-    recorder.tags(
-        {**_versions(), "code_revision": _revision(), **config.track.tags, **tags}
-    )
+    recorder.tags({**_versions(), "code_revision": _revision(), **config.track.tags, **tags})
 
 
 def describe_data(recorder: Recorder, dataset: Dataset, plan: Plan, profile: Profile) -> None:
@@ -63,24 +80,40 @@ def describe_data(recorder: Recorder, dataset: Dataset, plan: Plan, profile: Pro
     recorder.text(profile.model_dump_json(indent=1, exclude={"encoder", "sample"}), "profile.json")
 
 
-@task(name="record", task_run_name="record · {config.track.experiment}", cache_policy=NO_CACHE)
-def record_model(
-    config: Config,
-    dataset: Dataset,
-    plan: Plan,
-    profile: Profile,
-    trained: Trained,
-    report: Report,
-    recorder: Recorder,
-) -> Logged:
-    """Final metrics, report, plots and the model; all that was recorded has arrived afterwards.
+def rounds_to(recorder: Recorder) -> Callable[[int, dict[str, float]], None]:
+    """Records rounds, each once: a run that goes on tells those before its checkpoint again."""
+    last = recorder.last_step("round/train_rmse")
+
+    def on_round(round_: int, metrics: dict[str, float]) -> None:
+        if round_ > last:
+            recorder.metrics({f"round/{name}": value for name, value in metrics.items()}, round_)
+
+    return on_round
+
+
+@task(
+    name="record",
+    task_run_name="record · {found.config.track.experiment}",
+    cache_policy=NO_CACHE,
+)
+def record_run(found: Findings, recorder: Recorder, folder: RunFolder) -> Logged:
+    """Final metrics, report, plots and the model; what it takes is on disk before it is sent.
 
     Raises:
-        RunError: MLflow did not take everything; what it did not take is kept in the spool.
+        NotRecorded: MLflow did not take everything; `boostline record` does it later.
     """
     tell = reporter()
     tell(Progress("record", 0, 1, ""))
-    recorder.metrics(_final_metrics(report), trained.best_rounds)
+    folder.keep(FINDINGS, found)
+    logged = finish_recording(found, recorder, folder)
+    tell(Progress("record", 1, 1, ""))
+    return logged
+
+
+def finish_recording(found: Findings, recorder: Recorder, folder: RunFolder) -> Logged:
+    """Records all that was found; may be done again without harm. Raises NotRecorded."""
+    trained = found.trained
+    recorder.metrics(_final_metrics(found.report), trained.best_rounds)
     recorder.tags(
         {
             "model_sha256": trained.model_sha256,
@@ -91,33 +124,43 @@ def record_model(
             "recoveries": str(trained.recoveries),
         }
     )
-    recorder.text(report.model_dump_json(indent=1), "report.json")
-    _draw(recorder, plan, trained, report)
-    state = recorder.flush(timeout=120)
+    recorder.text(found.report.model_dump_json(indent=1), "report.json")
+    _draw(recorder, found.plan, trained, found.report)
+    state = recorder.flush(timeout=FLUSH_SECONDS)
     if not state.complete:
-        raise RunError(
-            f"MLflow has not taken {state.pending + state.refused} of this run's entries: "
-            f"{state.cause}. They are kept on disk."
-        )
-    logged = _log_model(config, dataset, plan, trained, recorder)
-    tell(Progress("record", 1, 1, ""))
-    return logged
+        raise not_taken(state, folder)
+    try:
+        return _log_model(found, recorder)
+    except (MlflowException, OSError) as error:
+        raise NotRecorded(_kept(without_secrets(str(error)), folder)) from error
 
 
-def _log_model(
-    config: Config, dataset: Dataset, plan: Plan, trained: Trained, recorder: Recorder
-) -> Logged:
+def not_taken(state: Recorded, folder: RunFolder) -> NotRecorded:
+    missing = state.pending + state.refused
+    return NotRecorded(_kept(f"{missing} entries are missing, {state.cause}", folder))
+
+
+def _kept(cause: str, folder: RunFolder) -> str:
+    return (
+        f"The model is trained, but MLflow has not taken the whole run: {' '.join(cause.split())}. "
+        f"Nothing is lost, all of it is kept in {folder.path}. Once MLflow answers, `boostline "
+        "record` finishes the recording."
+    )
+
+
+def _log_model(found: Findings, recorder: Recorder) -> Logged:
+    config, dataset, trained = found.config, found.dataset, found.trained
     kinds = {column.name: column.kind for column in dataset.columns}
-    example = first_rows(dataset.row_groups()[0], plan.names, EXAMPLE_ROWS)
-    with TemporaryDirectory() as folder:
+    names = found.plan.names
+    with TemporaryDirectory() as scratch:
         filesystem, path = url_to_fs(trained.scorer_uri)
-        filesystem.get(f"{path}/", f"{folder}/scorer/", recursive=True)
+        filesystem.get(f"{path}/", f"{scratch}/scorer/", recursive=True)
         info = log_model(
             recorder.client,
             recorder.run_id,
-            Path(folder, "scorer"),
-            input_example=example,
-            float_columns=[name for name in plan.names if kinds[name] == "float"],
+            Path(scratch, "scorer"),
+            input_example=first_rows(dataset.row_groups()[0], names, EXAMPLE_ROWS),
+            float_columns=[name for name in names if kinds[name] == "float"],
             registered_name=config.track.model,
             metadata={"dataset_digest": dataset.digest, "model_sha256": trained.model_sha256},
             tags={"model_sha256": trained.model_sha256, "dataset_digest": str(dataset.digest)},
@@ -172,9 +215,8 @@ def _revision() -> str:
             capture_output=True,
             text=True,
             timeout=10,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
-
-

@@ -237,6 +237,19 @@ class Recorder:
         with self._changed:
             return Recorded(len(self._pending), self._refused, self._cause)
 
+    def last_step(self, name: str) -> int:
+        """The last step of a metric that was recorded, sent or not; 0 where there is none."""
+        spooled = [
+            item[3]
+            for event in list(self._pending)
+            if event["kind"] == "metrics"
+            for item in event["items"]
+            if item[0] == entity_name(name)
+        ]
+        known = self.client.get_run(self.run_id).data.metrics
+        history = self.client.get_metric_history(self.run_id, name) if name in known else []
+        return max([0, *spooled, *(metric.step for metric in history)])
+
     def close(self, status: Status | None, timeout: float = 60.0) -> Recorded:
         """End the run and the recording; waits at most about `timeout` seconds.
 

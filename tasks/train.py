@@ -1,7 +1,7 @@
 """The boosting, told round by round, and the model that comes out of it."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import xgboost as xgb
 from prefect import task
@@ -12,8 +12,8 @@ from tasks.engine.boosting import boost, checkpoints_of, spec_of, training_key
 from tasks.engine.checkpoints import History
 from tasks.engine.config import Config
 from tasks.engine.dataset import Dataset, Frozen
-from tasks.engine.group import Event
 from tasks.engine.home import Home
+from tasks.engine.members import Event
 from tasks.engine.predictions import store_scorer
 from tasks.engine.profile import Profile
 from tasks.engine.progress import Progress, reporter
@@ -26,7 +26,8 @@ Rounds = Callable[[int, dict[str, float]], None]
 class Trained(Frozen):
     """The model and how it came about; `gains` is the total gain of each feature that was used.
 
-    `rounds` were trained, of which the model holds `best_rounds`; `r2_by_round` is of train and valid.
+    `rounds` were trained, of which the model holds `best_rounds`; `r2_by_round` is of train and
+    valid.
     """
 
     scorer_uri: str
@@ -75,7 +76,8 @@ def train_model(
     scorer = store_scorer(
         Scorer(Encoder.from_json(profile.encoder), booster, profile.mean), home, result.model_sha256
     )
-    gains = booster.get_score(importance_type="total_gain")
+    # lists come of linear boosters only
+    gains = cast(dict[str, float], booster.get_score(importance_type="total_gain"))
     return Trained(
         scorer_uri=scorer.uri,
         manifest_sha256=scorer.manifest_sha256,
@@ -87,7 +89,7 @@ def train_model(
         recoveries=result.recoveries,
         workers=result.workers or len(client.scheduler_info(n_workers=-1)["workers"]),
         device=result.device,
-        gains={plan.names[int(name[1:])]: float(gain) for name, gain in gains.items()},
+        gains={plan.names[int(name[1:])]: gain for name, gain in gains.items()},
         notes=tuple(told.notes),
     )
 

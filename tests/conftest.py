@@ -1,4 +1,4 @@
-"""What tests share: real worker processes, started once, and the real tables beside the checkout."""
+"""What tests share: real worker processes, started once, and the tables beside the checkout."""
 
 import os
 import subprocess
@@ -134,6 +134,4 @@ def boostline_alone(tmp_path: Path) -> Boostline:
 @pytest.fixture
 def boostline(tmp_path: Path, prefect_server: Any) -> Boostline:
     """The command beside a standing Prefect server, which makes a run some seconds shorter."""
-    return Boostline(
-        tmp_path, {**_clean_environment(), "PREFECT_API_URL": prefect_server.api_url}
-    )
+    return Boostline(tmp_path, {**_clean_environment(), "PREFECT_API_URL": prefect_server.api_url})

@@ -1,4 +1,4 @@
-"""From a configuration and a profile to a training: parameters, key, batches, the sample of cuts."""
+"""From a configuration and a profile to a training: parameters, key, batches, sample of cuts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +13,10 @@ from tasks.engine.checkpoints import CheckpointStore
 from tasks.engine.config import BoostConfig, ClusterConfig, Config
 from tasks.engine.dataset import Dataset, RowGroup
 from tasks.engine.fold import batches
-from tasks.engine.group import GroupOptions, OnEvent, TrainResult, train
+from tasks.engine.group import TrainResult, train
 from tasks.engine.home import Home, digest_of
 from tasks.engine.matrix import Batch, BatchSource, Float32, Sides
+from tasks.engine.members import GroupOptions, OnEvent
 from tasks.engine.parts import read_parts
 from tasks.engine.profile import Profile
 from tasks.engine.rows import Plan, load
@@ -57,9 +58,7 @@ def spec_of(config: Config, plan: Plan, profile: Profile, device: str = "cpu") -
         feature_names=tuple(f"f{i}" for i in range(len(plan.features))),
         feature_types=tuple(encoder.feature_types),
         mean=profile.mean,
-        max_deviation=max(
-            max(side.high - profile.mean, profile.mean - side.low) for side in sides
-        ),
+        max_deviation=max(max(side.high - profile.mean, profile.mean - side.low) for side in sides),
         train_variance=profile.target["train"].deviation ** 2,
         valid_variance=valid.deviation**2 if valid else None,
         max_weight=profile.max_weight,
@@ -172,5 +171,3 @@ def boost(
             recoveries=cluster.recoveries,
         ),
     )
-
-

@@ -1,4 +1,4 @@
-"""What the user sets: frozen, checked whole before any data is read. The field's help is the form."""
+"""What the user sets: frozen, checked before any data is read. The field's help is the form."""
 
 from datetime import date, datetime
 from typing import Annotated, Any, Literal

@@ -1,4 +1,4 @@
-"""What goes wrong, as sentences: the thing, the value it had, what would be accepted, the way out."""
+"""What goes wrong, as sentences: the thing, its value, what would be accepted, the way out."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches

@@ -88,8 +88,8 @@ def _summaries(
                 losses[index] += 1
                 if losses[index] > LOST_WORKER_RETRIES:
                     raise RunError(
-                        f"{losses[index]} workers died while reading {cut[index][0].uri}. Give them "
-                        "more memory (cluster.memory_limit) or write smaller row groups."
+                        f"{losses[index]} workers died while reading {cut[index][0].uri}. Give "
+                        "them more memory (cluster.memory_limit) or write smaller row groups."
                     ) from None
                 again = client.submit(summarise, cut[index], pure=False)
                 numbers[again] = index

@@ -109,22 +109,22 @@ def read_frame(batch: Sequence[RowGroup], columns: Sequence[str]) -> pd.DataFram
         for field in table.schema
     ]
     table = table.cast(pa.schema(fields)) if fields != list(table.schema) else table
-    return table.to_pandas(
+    frame: pd.DataFrame = table.to_pandas(
         types_mapper={pa.bool_(): pd.BooleanDtype()}.get,
         self_destruct=True,
         split_blocks=True,
         date_as_object=False,
     )
+    return frame
 
 
 def first_rows(row_group: RowGroup, columns: Sequence[str], rows: int) -> pd.DataFrame:
     """The first few rows of a row group, without reading the rest."""
     with open_input(row_group.uri) as source:
         file = pq.ParquetFile(source)
-        batch = next(
-            file.iter_batches(rows, row_groups=[row_group.index], columns=list(columns))
-        )
-        return batch.to_pandas()[list(columns)]
+        batch = next(file.iter_batches(rows, row_groups=[row_group.index], columns=list(columns)))
+        frame: pd.DataFrame = batch.to_pandas()
+        return frame[list(columns)]
 
 
 def content_digests(batch: Sequence[RowGroup]) -> list[str]:

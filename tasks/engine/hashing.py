@@ -16,7 +16,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def mix(x: UInt64) -> UInt64:
-    """splitmix64's finaliser (Steele, Lea and Flood, 2014): uint64 (n,) to well mixed uint64 (n,)."""
+    """splitmix64's finaliser (Steele, Lea, Flood, 2014): uint64 (n,) to well mixed uint64 (n,)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

@@ -16,7 +16,6 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import BaseModel
 
-
 Model = TypeVar("Model", bound=BaseModel)
 
 

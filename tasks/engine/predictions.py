@@ -10,14 +10,15 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 from fsspec.core import url_to_fs
+from pydantic import Field
 
 from tasks.engine.dataset import Frozen, RowGroup
 from tasks.engine.fold import fold
 from tasks.engine.frames import read_arrow, read_frame
 from tasks.engine.home import Home, digest_of, write_atomically
 from tasks.engine.parts import part_group, write_part
-from tasks.engine.rows import Plan, load
-from tasks.engine.scoring import MANIFEST_FILE, Scorer, category_text
+from tasks.engine.rows import Plan, category_text, load
+from tasks.engine.scoring import MANIFEST_FILE, Scorer
 
 
 class Part(Frozen):
@@ -31,7 +32,7 @@ class Predictions(Frozen):
     """Parts in the order of the rows that they score; `unseen` counts unknown categories."""
 
     parts: tuple[Part, ...]
-    unseen: dict[str, int] = {}
+    unseen: dict[str, int] = Field(default_factory=dict)
 
     def row_groups(self) -> list[RowGroup]:
         return [part_group(part.uri, part.rows) for part in self.parts if part.rows]
@@ -54,7 +55,7 @@ class ScorerRef:
 @lru_cache(maxsize=2)
 def _load(reference: ScorerRef) -> Scorer:
     filesystem, path = url_to_fs(reference.uri)
-    options = {
+    options: dict[str, Any] = {
         "manifest_sha256": reference.manifest_sha256,
         "threads": reference.threads,
         "device": reference.device,

@@ -17,7 +17,7 @@ from tasks.engine.errors import UserError
 from tasks.engine.frames import read_frame
 from tasks.engine.hashing import UInt64, positions
 from tasks.engine.rules import parse_rule
-from tasks.engine.scoring import Kind, category_text, numeric_values
+from tasks.engine.scoring import Kind, category_levels, numeric_values
 from tasks.engine.split import NONE, Split
 
 Float64 = npt.NDArray[np.float64]
@@ -160,6 +160,16 @@ def load(batch: Sequence[RowGroup], plan: Plan) -> Rows:
     rejected = Rejected(frame.loc[bad], numbers[bad], [str(reason) for reason in first[bad]])
     kept = rows.take(~bad)
     return Rows(**{**vars(kept), "rejected": rejected})
+
+
+def category_text(series: pd.Series) -> npt.NDArray[np.object_]:
+    """Categories as canonical text, object (rows,), None where missing; the same at fit and score.
+
+    Whole numbers read the same whether they come as integers or as floats (a missing value turns
+    a column of integers into floats).
+    """
+    codes, texts = category_levels(series)
+    return np.array([*texts, None], dtype=object)[codes]
 
 
 def _split_column(frame: pd.DataFrame, plan: Plan) -> "pd.Series | Float64 | None":

@@ -9,7 +9,7 @@ CHECK.
 import ast
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -69,7 +69,7 @@ class Rule:
         return _Evaluation(self.text, names, values, size).truth(tree).false
 
 
-def parse_rule(text: str, known: Mapping[str, Any] | None = None) -> Rule:
+def parse_rule(text: str, known: Collection[str] | None = None) -> Rule:
     """Raises UserError where the text is no rule, or names a column that is not among `known`."""
     _, names = _parse(text)
     if not names:
@@ -116,8 +116,8 @@ def _check(node: ast.expr, text: str, quoted: dict[str, str], names: dict[str, s
             _check(left, text, quoted, names)
             _check(right, text, quoted, names)
         case ast.Compare(left=left, ops=ops, comparators=others):
-            for op in ops:
-                if type(op) not in _COMPARE and not isinstance(op, ast.In | ast.NotIn):
+            for sign in ops:
+                if type(sign) not in _COMPARE and not isinstance(sign, ast.In | ast.NotIn):
                     raise _not_a_rule(text, "`is` is not an operator of rules")
             for part in [left, *others]:
                 _check(part, text, quoted, names)

@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -29,7 +30,6 @@ ENCODER_FILE = "encoder.json"
 MANIFEST_FILE = "manifest.json"
 
 _TICKS_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-_NAT = np.iinfo(np.int64).min
 
 
 class TamperedModelError(ValueError):
@@ -79,9 +79,7 @@ class Encoder:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "columns", tuple(self.columns))
-        names = self.names
-        if len(set(names)) != len(names):
-            twice = sorted({name for name in names if names.count(name) > 1})
+        if twice := _repeated(self.names):
             raise ValueError(f"columns named more than once: {twice}")
 
     @property
@@ -106,18 +104,12 @@ class Encoder:
         Raises:
             ValueError: columns are missing, or a needed one is there more than once.
         """
-        places: dict[str, int] = {}
-        twice: set[str] = set()
-        for place, label in enumerate(frame.columns):
-            name = str(label)
-            if name in places:
-                twice.add(name)
-            places[name] = place
-        missing = [name for name in self.names if name not in places]
-        if missing:
+        there = [str(label) for label in frame.columns]
+        places = {name: place for place, name in enumerate(there)}
+        if missing := [name for name in self.names if name not in places]:
             raise ValueError(_missing_columns(missing, list(places)))
-        if wrong := sorted(twice.intersection(self.names)):
-            raise ValueError(f"columns named more than once in the table: {wrong}")
+        if twice := set(self.names).intersection(_repeated(there)):
+            raise ValueError(f"columns named more than once in the table: {sorted(twice)}")
         return [frame.iloc[:, places[name]] for name in self.names]
 
     def encode(self, frame: pd.DataFrame) -> npt.NDArray[np.float32]:
@@ -135,10 +127,8 @@ class Encoder:
                 that are infinite in 32 bits.
         """
         features = np.empty((len(frame), len(self.columns)), dtype=np.float32)
-        for place, (column, series) in enumerate(
-            zip(self.columns, self.select(frame), strict=True)
-        ):
-            features[:, place] = _feature(column, series)
+        for place, series in enumerate(self.select(frame)):
+            features[:, place] = _feature(self.columns[place], series)
         return features
 
     def unseen_counts(self, frame: pd.DataFrame) -> dict[str, int]:
@@ -159,7 +149,7 @@ class Scorer:
 
     Args:
         encoder: the features.
-        booster: trained on the encoder's features, with base score 0.
+        booster: of trees, trained on the encoder's features, with base score 0.
         mean: of the training target; added in float64 to what the booster says.
         threads: of XGBoost; 0 means all cores.
     """
@@ -173,37 +163,20 @@ class Scorer:
         threads: int = 0,
         device: str = "cpu",
     ) -> None:
-        if booster.num_features() != len(encoder.columns):
-            raise ValueError(
-                f"the booster takes {booster.num_features()} features, "
-                f"the encoder makes {len(encoder.columns)}"
-            )
+        taken, made = booster.num_features(), len(encoder.columns)
+        if taken != made:
+            raise ValueError(f"the booster takes {taken} features, the encoder makes {made}")
         booster.set_param({"nthread": threads, "device": device})
         self.encoder = encoder
         self.booster = booster
         self.mean = float(mean)
-        self._in_place = json.loads(booster.save_config())["learner"]["gradient_booster"][
-            "name"
-        ] in ("gbtree", "dart")
 
     def predict(self, frame: pd.DataFrame) -> npt.NDArray[np.float64]:
         """Predictions in units of the target: float64, (rows,). Raises as `Encoder.encode`."""
-        return self.predict_features(self.encoder.encode(frame))
-
-    def predict_features(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        """Predictions, float64 (rows,), for what `Encoder.encode` returned."""
+        features = self.encoder.encode(frame)
         if len(features) == 0:
             return np.empty(0, dtype=np.float64)
-        if self._in_place:
-            margin = self.booster.inplace_predict(features, predict_type="margin", missing=math.nan)
-        else:
-            matrix = xgb.DMatrix(
-                features,
-                feature_names=self.booster.feature_names,
-                feature_types=self.encoder.feature_types,
-                enable_categorical=True,
-            )
-            margin = self.booster.predict(matrix, output_margin=True)
+        margin = self.booster.inplace_predict(features, predict_type="margin", missing=math.nan)
         return self.mean + np.asarray(margin, dtype=np.float64).reshape(len(features))
 
     def save(self, folder: Path | str) -> dict[str, str]:
@@ -214,10 +187,7 @@ class Scorer:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        encoder = {
-            "mean": self.mean,
-            "columns": [asdict(column) for column in self.encoder.columns],
-        }
+        encoder = {"mean": self.mean, "columns": [asdict(c) for c in self.encoder.columns]}
         files = {
             BOOSTER_FILE: bytes(self.booster.save_raw("ubj")),
             ENCODER_FILE: json.dumps(encoder, ensure_ascii=False, indent=1).encode(),
@@ -265,24 +235,10 @@ def numeric_values(series: pd.Series, kind: Kind) -> npt.NDArray[np.float64]:
         ValueError: values that are not of the kind.
     """
     try:
-        match kind:
-            case "time":
-                return _seconds_since_epoch(series)
-            case "duration":
-                return _seconds(series)
-            case "decimal":
-                return _decimals(series)
-            case "bool":
-                return _booleans(series)
-            case "number":
-                return _numbers(series)
-            case _:
-                raise ValueError(f"{kind!r} is not numeric")
+        return _READERS[kind](series)
     except (ValueError, TypeError, OverflowError, decimal.InvalidOperation) as error:
-        raise ValueError(
-            f"column {str(series.name)!r} (type {series.dtype}) does not hold {kind} values: "
-            f"{error}"
-        ) from error
+        said = f"column {str(series.name)!r} (type {series.dtype}) does not hold {kind} values"
+        raise ValueError(f"{said}: {error}") from error
 
 
 def category_levels(series: pd.Series) -> tuple[npt.NDArray[np.intp], list[str]]:
@@ -294,16 +250,6 @@ def category_levels(series: pd.Series) -> tuple[npt.NDArray[np.intp], list[str]]
     # float32 0.1 must read "0.1", as it does in a JSON request, and not 0.10000000149011612
     single = series.dtype in (np.dtype(np.float32), pd.Float32Dtype())
     return codes, [canonical_text(level, single) for level in levels]
-
-
-def category_text(series: pd.Series) -> npt.NDArray[np.object_]:
-    """Categories as canonical text, object (rows,), None where missing; the same at fit and score.
-
-    Whole numbers read the same whether they come as integers or as floats (a missing value turns
-    a column of integers into floats).
-    """
-    codes, texts = category_levels(series)
-    return np.array([*texts, None], dtype=object)[codes]
 
 
 def canonical_text(value: Any, single: bool = False) -> str:
@@ -376,34 +322,46 @@ def _decimals(series: pd.Series) -> npt.NDArray[np.float64]:
 
 
 def _seconds_since_epoch(series: pd.Series) -> npt.NDArray[np.float64]:
-    if series.dtype.kind in "biuf":
-        if bool(series.isna().all()):
-            return np.full(len(series), math.nan)
+    if series.dtype.kind in "biuf" and series.notna().any():
         raise ValueError("these are numbers; send times as text in ISO 8601")
     if series.dtype.kind == "M" or "date" in str(series.dtype):
         index = pd.DatetimeIndex(series)
     else:
         index = pd.DatetimeIndex(pd.to_datetime(series.astype(object), utc=True, format="ISO8601"))
-    return _ticks_to_seconds(index.asi8, index.unit)
+    return _ticks_to_seconds(index)
 
 
 def _seconds(series: pd.Series) -> npt.NDArray[np.float64]:
     if series.dtype.kind in "iuf":
         # JSON knows no durations: a served request sends seconds
         return _numbers(series)
-    index = pd.TimedeltaIndex(
-        series if series.dtype.kind == "m" else pd.to_timedelta(series.astype(object))
-    )
-    return _ticks_to_seconds(index.asi8, index.unit)
+    spans = series if series.dtype.kind == "m" else pd.to_timedelta(series.astype(object))
+    index = pd.TimedeltaIndex(spans)
+    return _ticks_to_seconds(index)
 
 
-def _ticks_to_seconds(ticks: npt.NDArray[np.int64], unit: str) -> npt.NDArray[np.float64]:
+def _ticks_to_seconds(index: pd.DatetimeIndex | pd.TimedeltaIndex) -> npt.NDArray[np.float64]:
     # whole and fractional seconds apart: nanoseconds since 1970 need more bits than float64 has,
     # and the same instant must give the same number in every unit
-    whole, fraction = np.divmod(ticks, _TICKS_PER_SECOND[unit])
-    seconds = whole.astype(np.float64) + fraction.astype(np.float64) / _TICKS_PER_SECOND[unit]
-    seconds[ticks == _NAT] = math.nan
+    per_second = _TICKS_PER_SECOND[index.unit]
+    whole, fraction = np.divmod(index.asi8, per_second)
+    seconds = whole.astype(np.float64) + fraction.astype(np.float64) / per_second
+    seconds[index.isna()] = math.nan
     return seconds
+
+
+# the kinds of which `numeric_values` knows how they become float64
+_READERS: Mapping[Kind, Callable[[pd.Series], npt.NDArray[np.float64]]] = {
+    "number": _numbers,
+    "bool": _booleans,
+    "time": _seconds_since_epoch,
+    "duration": _seconds,
+    "decimal": _decimals,
+}
+
+
+def _repeated(names: Sequence[str]) -> list[str]:
+    return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
 def _missing_columns(missing: Sequence[str], there: Sequence[str]) -> str:
@@ -417,32 +375,26 @@ def _missing_columns(missing: Sequence[str], there: Sequence[str]) -> str:
 
 
 def _verified(folder: Path, manifest_sha256: str | None) -> dict[str, bytes]:
-    def content(name: str) -> bytes:
-        try:
-            return (folder / name).read_bytes()
-        except OSError as error:
-            raise TamperedModelError(f"the model in {folder} lacks {name}: {error}") from error
-
-    manifest = content(MANIFEST_FILE)
-    found = hashlib.sha256(manifest).hexdigest()
-    if manifest_sha256 is not None and found != manifest_sha256:
-        raise TamperedModelError(_altered(folder, MANIFEST_FILE, found, manifest_sha256))
+    manifest = _content(folder, MANIFEST_FILE, manifest_sha256)
     try:
         digests = dict(json.loads(manifest)["sha256"])
     except (ValueError, KeyError, TypeError) as error:
         raise TamperedModelError(f"{folder / MANIFEST_FILE} is not a manifest: {error}") from error
-    contents = {}
-    for name in (BOOSTER_FILE, ENCODER_FILE):
-        contents[name] = content(name)
-        found = hashlib.sha256(contents[name]).hexdigest()
-        if found != digests.get(name):
-            raise TamperedModelError(_altered(folder, name, found, digests.get(name)))
-    return contents
+    # a digest that the manifest lacks is no digest, and not one that needn't be checked
+    files = (BOOSTER_FILE, ENCODER_FILE)
+    return {name: _content(folder, name, str(digests.get(name))) for name in files}
 
 
-def _altered(folder: Path, name: str, found: str, recorded: str | None) -> str:
-    return (
-        f"{folder / name} is not the file that was saved: its SHA-256 is {found}, recorded is "
-        f"{recorded}; it was damaged or tampered with, so the model is refused. "
-        "Take the model from its run again, or train it again."
-    )
+def _content(folder: Path, name: str, recorded: str | None) -> bytes:
+    try:
+        content = (folder / name).read_bytes()
+    except OSError as error:
+        raise TamperedModelError(f"the model in {folder} lacks {name}: {error}") from error
+    found = hashlib.sha256(content).hexdigest()
+    if recorded is not None and found != recorded:
+        raise TamperedModelError(
+            f"{folder / name} is not the file that was saved: its SHA-256 is {found}, recorded is "
+            f"{recorded}; it was damaged or tampered with, so the model is refused. "
+            "Take the model from its run again, or train it again."
+        )
+    return content

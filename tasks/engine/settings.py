@@ -10,7 +10,6 @@ from pydantic import BaseModel, ValidationError
 from tasks.engine.config import Config
 from tasks.engine.errors import UserError, listing, nearest
 
-
 # how XGBoost, or its other interfaces, call what is set here under another name
 OTHER_NAMES = {
     "eta": "learning_rate",

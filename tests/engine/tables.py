@@ -1,13 +1,16 @@
-"""Datasets for tests: frames written as Parquet files, listed as ingestion lists them."""
+"""Datasets for tests: tables as ingestion takes them, and what it says of those it refuses."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
-from tasks.engine.config import Config
+from tasks.engine.config import Config, DataConfig
 from tasks.engine.dataset import Dataset
+from tasks.engine.errors import UserError
 from tasks.engine.home import Home
 from tasks.engine.ingest import ingest
 
@@ -21,6 +24,31 @@ def write(folder: Path, frames: dict[str, pd.DataFrame], row_group_rows: int = 1
     return folder
 
 
+def parquet(**columns: Any) -> bytes:
+    """A Parquet file of these columns."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink)
+    return bytes(sink.getvalue())
+
+
 def dataset_of(folder: Path, home: Home, **data: object) -> tuple[Dataset, Config]:
     config = Config.model_validate({"data": {"source": str(folder), "target": "y", **data}})
     return ingest(config.data, home), config
+
+
+def ingested(source: object, home: Home, client: Any = None, **data: Any) -> Dataset:
+    return ingest(DataConfig.model_validate({"source": str(source), **data}), home, client)
+
+
+def rows(dataset: Dataset) -> list[dict[str, Any]]:
+    return [row for file in dataset.files for row in pq.read_table(file.uri).to_pylist()]
+
+
+def types(dataset: Dataset) -> dict[str, str]:
+    return {column.name: column.arrow for column in dataset.columns}
+
+
+def refusal(source: object, home: Home, **settings: Any) -> str:
+    with pytest.raises(UserError) as refused:
+        ingest(DataConfig.model_validate({"source": str(source), **settings}), home)
+    return str(refused.value)

@@ -15,32 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.engine.config import DataConfig
-from tasks.engine.dataset import Dataset
 from tasks.engine.errors import UserError
 from tasks.engine.frames import read_frame
 from tasks.engine.home import Home
 from tasks.engine.infer import TextColumn
-from tasks.engine.ingest import ingest
+from tests.engine.tables import ingested, rows, types
 
 UTC = dt.UTC
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Home:
-    return Home(str(tmp_path / "home"))
-
-
-def ingested(source: object, home: Home, client: Any = None, **data: Any) -> Dataset:
-    return ingest(DataConfig.model_validate({"source": str(source), **data}), home, client)
-
-
-def rows(dataset: Dataset) -> list[dict[str, Any]]:
-    return [row for file in dataset.files for row in pq.read_table(file.uri).to_pylist()]
-
-
-def types(dataset: Dataset) -> dict[str, str]:
-    return {column.name: column.arrow for column in dataset.columns}
 
 
 def converted(tmp_path: Path) -> list[Path]:

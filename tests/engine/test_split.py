@@ -74,7 +74,9 @@ def test_time_has_borders() -> None:
         kind="time", column="sold", valid_from="2026-01-02", test_from="2026-01-03T12:00"
     )
     split = resolve_split(config)
-    times = pd.to_datetime(["2026-01-01", "2026-01-02", "2026-01-03T11:59", "2026-01-03T12:00"], format="ISO8601")
+    times = pd.to_datetime(
+        ["2026-01-01", "2026-01-02", "2026-01-03T11:59", "2026-01-03T12:00"], format="ISO8601"
+    )
     seconds = np.append(times.as_unit("s").asi8.astype(float), np.nan)
     sides = split.sides(positions("a", 0, 5), seconds)
     assert sides.tolist() == [TRAIN, VALID, VALID, TEST, NONE]
