@@ -63,9 +63,7 @@ def check(config: Config, home: Home) -> CheckResult:
         profile=profile,
         notes=(*dataset.notes, *profile.notes),
         rounds=config.boost.n_estimators,
-        resumes_from_round=last_checkpoint(
-            home, boosting_key(config, dataset, plan, profile), config
-        ),
+        resumes_from_round=start.rounds if start else 0,
         binned_bytes=profile.rows["train"]
         * len(plan.features)
         * (1 if config.boost.max_bin <= 256 else 2),

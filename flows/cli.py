@@ -272,6 +272,34 @@ def init(
 
 
 @app.command()
+def record(
+    run: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RUN", show_default=False, help="One run by its id; all that wait without it."
+        ),
+    ] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Finish recordings that MLflow was not there for.
+
+    A run that could not be recorded whole is kept on disk with its model; this sends the rest.
+    """
+    from flows.console import quiet
+    from tasks.engine.home import Home
+
+    quiet(verbose)
+    from flows.record import finish
+
+    done = finish(Home.at(), run)
+    for finished in done:
+        model = finished.model_uri or "it ended before there was a model"
+        typer.echo(f"Recorded: MLflow run {finished.mlflow_run_id}, {model}")
+    if not done:
+        typer.echo("Nothing waits to be recorded.")
+
+
+@app.command()
 def clean(
     older_than: Annotated[
         str,

@@ -11,6 +11,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from flows.places import cluster_of, tracking_of
+from flows.states import cancelling
 from tasks.artifacts import show_results
 from tasks.engine.config import Config
 from tasks.engine.home import Home, digest_of
@@ -76,6 +77,7 @@ def train_flow(config: Config, home: str) -> Outcome:
     """Trains a model as `config` says and records it. `home` is BOOSTLINE_HOME."""
     clock, place = Clock(), Home(home)
     with (
+        cancelling(str(flow_run.id)),
         recording(config, place) as (recorder, folder),
         cluster_of(config.cluster, place) as client,
     ):
@@ -124,7 +126,7 @@ def recording(config: Config, home: Home) -> Iterator[tuple[Recorder, RunFolder]
     run_id = str(flow_run.id)
     key = digest_of(config.model_dump(mode="json", exclude={"cluster"}))
     with under_way(home, run_id, key) as folder:
-        uri = tracking_of(config, home)
+        uri = tracking_of(config.track.experiment, home)
         place = without_secrets(uri)
         tags = {"prefect.flow_run_id": run_id, "prefect.flow_run_url": str(flow_run.ui_url or "")}
         recorder = open_run(

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tasks.engine.config import ClusterConfig, Config
+from tasks.engine.config import ClusterConfig
 from tasks.engine.errors import RunError
 from tasks.engine.home import Home
 
@@ -41,8 +41,8 @@ def cluster_of(config: ClusterConfig, home: Home) -> Iterator[Any]:
         raise RunError(str(error)) from error
 
 
-def tracking_of(config: Config, home: Home) -> str:
-    """MLflow's tracking URI, with its store and the run's experiment ready.
+def tracking_of(experiment: str, home: Home) -> str:
+    """MLflow's tracking URI, with its store and the experiment ready.
 
     Raises:
         RunError: the embedded store could not be made.
@@ -53,5 +53,5 @@ def tracking_of(config: Config, home: Home) -> str:
         uri = prepare_mlflow(home.local)
     except MlflowStoreError as error:
         raise RunError(str(error)) from error
-    open_experiment(uri, config.track.experiment, home.local)
+    open_experiment(uri, experiment, home.local)
     return uri

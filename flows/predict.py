@@ -1,4 +1,4 @@
-"""Scoring a table with a recorded model: streamed over the workers, written in the table's order."""
+"""Scoring a table with a recorded model: streamed over the workers, in the table's order."""
 
 import gzip
 import os

@@ -1,6 +1,7 @@
 """Training from the command line: services first, then the flow in this process."""
 
 import os
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -36,11 +37,13 @@ def run(config: Config, home: Home, verbose: bool = False) -> "Outcome":
             # Prefect reads its settings when it is imported
             os.environ.update(server.environment(verbose=verbose))
             from flows.pipeline import train_flow
+            from flows.states import settle
 
             quiet_mlflow()
             store.result()
             server.wait()
-            with server.flow_settings(), _told_to_the_end():
+            settle(home)
+            with server.flow_settings(), _told_to_the_end(), _interruptible(home):
                 return train_flow(config, home.root)
     except (PrefectServerError, MlflowStoreError) as error:
         raise RunError(str(error)) from error
@@ -60,3 +63,21 @@ def _told_to_the_end() -> Iterator[None]:
     finally:
         for service in (APILogWorker, EventsWorker):
             service.drain_all(timeout=DRAIN_SECONDS, at_exit=False)
+
+
+@contextmanager
+def _interruptible(home: Home) -> Iterator[None]:
+    """SIGTERM ends a run as Ctrl-C does; both are told to Prefect as what they are."""
+    from flows.states import set_cancelled
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        set_cancelled(home)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)

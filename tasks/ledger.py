@@ -30,14 +30,14 @@ LOCK = "alive.lock"
 class Entry(Frozen):
     """A run as its folder has it. `key` says which runs would do the same work.
 
-    `recorded` is False while something is spooled that MLflow has not taken. `started` is UTC in
-    ISO 8601.
+    `recorded` is False while something is spooled that MLflow has not taken. `pid` is that of the
+    flow's process, `started` UTC in ISO 8601.
     """
 
     name: str
     key: str
     flow_run_id: str
-    prefect_api_url: str = ""
+    pid: int = 0
     tracking_uri: str = ""
     mlflow_run_id: str | None = None
     state: State = "running"
@@ -132,7 +132,7 @@ def under_way(home: Home, flow_run_id: str, key: str) -> Iterator[RunFolder]:
         state="running",
         cause="",
         recorded=False,
-        prefect_api_url=os.environ.get("PREFECT_API_URL", ""),
+        pid=os.getpid(),
     )
     try:
         yield folder

@@ -1,7 +1,9 @@
 """Events of a recording as requests to MLflow; each may be sent twice without harm."""
 
+import hashlib
 import json
 import posixpath
+import re
 from collections import deque
 from typing import Any
 
@@ -17,6 +19,15 @@ SCHEMA_LENGTH = 1_048_575
 _BATCH = {"metrics": 1000, "params": 100, "tags": 100}
 
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "INVALID_STATE"}
+
+
+def entity_name(name: str) -> str:
+    """A name that MLflow takes for a metric, parameter or tag; a changed one ends in a hash."""
+    taken = re.sub(r"[^/\w.\- :]", "_", name)[:240]
+    if not taken or posixpath.normpath(taken) != taken or taken.startswith(("/", "..")):
+        taken = taken.replace("/", "_").replace("..", "__") or "_"
+        taken = taken if taken != "." else "_"
+    return taken if taken == name else f"{taken}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
 def is_refusal(error: Exception) -> bool:

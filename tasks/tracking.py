@@ -5,11 +5,9 @@ tracking server and nothing is lost with the server or with this process. Sendin
 until the server confirms; every kind of event may be sent twice without harm.
 """
 
-import hashlib
 import json
 import logging
 import os
-import posixpath
 import re
 import shutil
 import threading
@@ -25,7 +23,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from tasks.engine.errors import RunError
-from tasks.sending import is_refusal, next_batch, send
+from tasks.sending import entity_name, is_refusal, next_batch, send
 from tasks.spool import Event, Spool
 
 if TYPE_CHECKING:  # a run without plots needs no matplotlib
@@ -239,16 +237,13 @@ class Recorder:
 
     def last_step(self, name: str) -> int:
         """The last step of a metric that was recorded, sent or not; 0 where there is none."""
-        spooled = [
-            item[3]
-            for event in list(self._pending)
-            if event["kind"] == "metrics"
-            for item in event["items"]
-            if item[0] == entity_name(name)
-        ]
-        known = self.client.get_run(self.run_id).data.metrics
-        history = self.client.get_metric_history(self.run_id, name) if name in known else []
-        return max([0, *spooled, *(metric.step for metric in history)])
+        key = entity_name(name)
+        with self._changed:
+            spooled = [event["items"] for event in self._pending if event["kind"] == "metrics"]
+        steps = [item[3] for items in spooled for item in items if item[0] == key]
+        if key in self.client.get_run(self.run_id).data.metrics:
+            steps += [point.step for point in self.client.get_metric_history(self.run_id, key)]
+        return max(steps, default=0)
 
     def close(self, status: Status | None, timeout: float = 60.0) -> Recorded:
         """End the run and the recording; waits at most about `timeout` seconds.
@@ -351,15 +346,6 @@ def flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield from flattened(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
-
-
-def entity_name(name: str) -> str:
-    """A name that MLflow takes for a metric, parameter or tag; a changed one ends in a hash."""
-    taken = re.sub(r"[^/\w.\- :]", "_", name)[:240]
-    if not taken or posixpath.normpath(taken) != taken or taken.startswith(("/", "..")):
-        taken = taken.replace("/", "_").replace("..", "__") or "_"
-        taken = taken if taken != "." else "_"
-    return taken if taken == name else f"{taken}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
 def without_secrets(text: str) -> str:

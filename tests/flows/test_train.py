@@ -12,6 +12,8 @@ import httpx
 import pytest
 from mlflow import MlflowClient
 
+from tasks.engine.home import Home
+from tasks.ledger import entries
 from tests.conftest import Boostline
 
 pytestmark = pytest.mark.slow
@@ -20,6 +22,25 @@ pytestmark = pytest.mark.slow
 def mlflow_client(home: Path) -> MlflowClient:
     uri = f"sqlite:///{home / 'mlflow.db'}"
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def runs_of(client: MlflowClient) -> list[Any]:
+    experiment = client.get_experiment_by_name("boostline")
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id]))
+
+
+def read_flow_run(server: Any, flow_run_id: str) -> dict[str, Any]:
+    found: dict[str, Any] = httpx.get(f"{server.api_url}/flow_runs/{flow_run_id}").json()
+    return found
+
+
+def wait_for_checkpoint(boostline: Boostline, process: Any, round_: int) -> None:
+    deadline = time.monotonic() + 120
+    while not list(boostline.home.glob(f"checkpoints/*/round-{round_:06d}.json")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_the_defaults_with_nothing_set_up(boostline_alone: Boostline) -> None:
@@ -116,7 +137,9 @@ def test_more_rounds_go_on_where_fewer_stopped(boostline: Boostline) -> None:
     assert [metric.step for metric in history] == list(range(1, 101))
 
 
-def test_a_killed_run_goes_on_from_its_checkpoint(boostline: Boostline, shared_data: Path) -> None:
+def test_a_killed_run_goes_on_from_its_checkpoint(
+    boostline: Boostline, shared_data: Path, prefect_server: Any
+) -> None:
     common = [
         "--data", str(shared_data / "diamonds.csv"), "--target", "price",
         "--set", "boost.n_estimators=150", "--set", "boost.max_depth=8",
@@ -124,16 +147,26 @@ def test_a_killed_run_goes_on_from_its_checkpoint(boostline: Boostline, shared_d
     ]  # fmt: skip
     undisturbed = boostline.train(*common, BOOSTLINE_HOME=str(boostline.folder / "undisturbed"))
     with boostline.start("train", *common) as process:
-        deadline = time.monotonic() + 120
-        while not list(boostline.home.glob("checkpoints/*/round-000020.json")):
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_for_checkpoint(boostline, process, 20)
+        (entry,) = entries(Home(str(boostline.home)))
+        killed = entry.flow_run_id
         process.send_signal(signal.SIGKILL)
         process.communicate()
     again = boostline.train(*common)
     assert 20 <= again.resumed_from_round < 150
     assert again.model_sha256 == undisturbed.model_sha256
+    # the same MLflow run, with every round once
+    client = mlflow_client(boostline.home)
+    (run,) = runs_of(client)
+    assert (run.info.run_id, run.info.status) == (again.mlflow_run_id, "FINISHED")
+    for name in ("round/train_rmse", "round/valid_r2"):
+        steps = [metric.step for metric in client.get_metric_history(run.info.run_id, name)]
+        assert steps == list(range(1, 151))
+    # and the flow run that was killed is known to have crashed
+    (entry,) = entries(Home(str(boostline.home)))
+    assert (entry.state, entry.flow_run_id) == ("finished", again.flow_run_id)
+    assert read_flow_run(prefect_server, again.flow_run_id)["state_type"] == "COMPLETED"
+    assert read_flow_run(prefect_server, killed)["state_type"] == "CRASHED"
 
 
 def test_a_wrong_column_is_told_with_those_there_are(
@@ -173,28 +206,22 @@ def test_a_failed_run_is_told_truthfully(boostline: Boostline, prefect_server: A
     assert "the warehouse is closed" in ran.stderr
     assert "Traceback" not in ran.stderr
     client = mlflow_client(boostline.home)
-    experiment = client.get_experiment_by_name("boostline")
-    assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id])
+    runs = runs_of(client)
     assert [run.info.status for run in runs] == ["FAILED"]
-    flow_run = httpx.get(
-        f"{prefect_server.api_url}/flow_runs/{runs[0].data.tags['prefect.flow_run_id']}"
-    ).json()
+    flow_run = read_flow_run(prefect_server, runs[0].data.tags["prefect.flow_run_id"])
     assert flow_run["state_type"] == "FAILED"
     assert "the warehouse is closed" in flow_run["state"]["message"]
 
 
-def test_ctrl_c_leaves_a_killed_run_and_no_process(boostline: Boostline, shared_data: Path) -> None:
+def test_ctrl_c_leaves_a_killed_run_and_no_process(
+    boostline: Boostline, shared_data: Path, prefect_server: Any
+) -> None:
     common = [
         "--data", str(shared_data / "diamonds.csv"), "--target", "price",
         "--set", "boost.n_estimators=3000", "--set", "boost.max_depth=8",
     ]  # fmt: skip
     with boostline.start("train", *common) as process:
-        deadline = time.monotonic() + 120
-        while not list(boostline.home.glob("checkpoints/*/round-000020.json")):
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for_checkpoint(boostline, process, 20)
         process.send_signal(signal.SIGINT)
         began = time.monotonic()
         _, err = process.communicate(timeout=60)
@@ -205,7 +232,34 @@ def test_ctrl_c_leaves_a_killed_run_and_no_process(boostline: Boostline, shared_
         "from there."
     )
     client = mlflow_client(boostline.home)
-    experiment = client.get_experiment_by_name("boostline")
-    assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id])
-    assert [run.info.status for run in runs] == ["KILLED"]
+    (run,) = runs_of(client)
+    assert run.info.status == "KILLED"
+    flow_run = read_flow_run(prefect_server, run.data.tags["prefect.flow_run_id"])
+    assert (flow_run["state_type"], flow_run["state"]["message"]) == (
+        "CANCELLED",
+        "Interrupted by its user.",
+    )
+
+
+def test_cancelling_in_prefect_ends_the_run(
+    boostline: Boostline, shared_data: Path, prefect_server: Any
+) -> None:
+    common = [
+        "--data", str(shared_data / "diamonds.csv"), "--target", "price",
+        "--set", "boost.n_estimators=3000", "--set", "boost.max_depth=8",
+    ]  # fmt: skip
+    with boostline.start("train", *common) as process:
+        wait_for_checkpoint(boostline, process, 20)
+        (entry,) = entries(Home(str(boostline.home)))
+        asked = httpx.post(
+            f"{prefect_server.api_url}/flow_runs/{entry.flow_run_id}/set_state",
+            json={"state": {"type": "CANCELLING"}, "force": True},
+        )
+        assert asked.status_code == 201
+        began = time.monotonic()
+        process.communicate(timeout=60)
+    assert time.monotonic() - began < 15
+    assert process.returncode == 130
+    assert read_flow_run(prefect_server, entry.flow_run_id)["state_type"] == "CANCELLED"
+    (run,) = runs_of(mlflow_client(boostline.home))
+    assert run.info.status == "KILLED"

@@ -17,12 +17,11 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils import validation
 
 from tasks.engine.errors import RunError
-from tasks.sending import DIGEST_LENGTH, SCHEMA_LENGTH
+from tasks.sending import DIGEST_LENGTH, SCHEMA_LENGTH, entity_name
 from tasks.tracking import (
     PARAM_LENGTH,
     TAG_LENGTH,
     Recorder,
-    entity_name,
     open_run,
     without_secrets,
 )

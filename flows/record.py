@@ -1,0 +1,89 @@
+"""Recordings that could not be finished, finished: from what the runs kept on disk."""
+
+from dataclasses import dataclass
+
+from flows.places import tracking_of
+from tasks.engine.errors import RunError, UserError
+from tasks.engine.home import Home
+from tasks.ledger import Entry, RunFolder, entries, held
+from tasks.record import FINDINGS, Findings, finish_recording, not_taken
+from tasks.tracking import open_run, without_secrets
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run whose recording is whole now; `model_uri` is None where it had no model yet."""
+
+    name: str
+    mlflow_run_id: str
+    model_uri: str | None
+
+
+def waiting(home: Home) -> list[Entry]:
+    """Runs that have ended, or died, before MLflow had taken all of them."""
+    return [entry for entry in entries(home) if not entry.recorded]
+
+
+def finish(home: Home, name: str | None = None) -> list[Finished]:
+    """Finishes the recording of the run `name`, or of all that wait for it.
+
+    Raises:
+        UserError: no such run waits.
+        RunError: MLflow does not answer.
+    """
+    found = [entry for entry in waiting(home) if name in (None, entry.name, entry.mlflow_run_id)]
+    if name is not None and not found:
+        names = ", ".join(entry.name for entry in waiting(home)) or "none"
+        raise UserError(f"No recording of a run {name!r} waits to be finished. Waiting: {names}.")
+    done = []
+    for entry in found:
+        folder = held(home, entry)
+        if folder is None:
+            continue
+        try:
+            if not folder.entry.recorded:
+                done.append(_finish(folder, home))
+        finally:
+            folder.release()
+    return done
+
+
+def _finish(folder: RunFolder, home: Home) -> Finished:
+    findings = folder.kept(FINDINGS, Findings)
+    if findings is None and not folder.spool.exists():
+        folder.update(recorded=True)
+        return Finished(folder.entry.name, str(folder.entry.mlflow_run_id), None)
+    experiment = findings.config.track.experiment if findings else "boostline"
+    uri = tracking_of(experiment, home)
+    if folder.entry.tracking_uri not in ("", without_secrets(uri)):
+        raise RunError(
+            f"The run {folder.entry.name} records at {folder.entry.tracking_uri}, but "
+            f"MLFLOW_TRACKING_URI is {without_secrets(uri)}. Set it to the former."
+        )
+    recorder = open_run(
+        uri,
+        experiment,
+        folder.entry.name,
+        {},
+        folder.spool,
+        folder.entry.mlflow_run_id,
+    )
+    model_uri = None
+    try:
+        if findings is not None:
+            model_uri = finish_recording(findings, recorder, folder).model_uri
+    except BaseException:
+        recorder.close("FAILED")
+        raise
+    # without findings it ended before there was a model: it keeps the state it had
+    ended = recorder.close(
+        "FINISHED" if findings else "KILLED" if folder.entry.state == "killed" else "FAILED"
+    )
+    if not ended.complete:
+        raise not_taken(ended, folder)
+    folder.update(
+        state="finished" if findings else folder.entry.state,
+        recorded=True,
+        mlflow_run_id=recorder.run_id,
+    )
+    return Finished(folder.entry.name, recorder.run_id, model_uri)
