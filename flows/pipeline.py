@@ -31,7 +31,7 @@ from tasks.record import (
     record_run,
     rounds_to,
 )
-from tasks.tracking import Recorder, open_run, without_secrets
+from tasks.tracking import Recorder, Status, open_run, without_secrets
 from tasks.train import train_model
 
 
@@ -136,6 +136,7 @@ def recording(config: Config, home: Home) -> Iterator[tuple[Recorder, RunFolder]
             tags,
             folder.spool,
             folder.entry.mlflow_run_id if folder.entry.tracking_uri == place else None,
+            timeout=config.track.timeout,
         )
         folder.update(mlflow_run_id=recorder.run_id, tracking_uri=place)
         begin(recorder, config, tags)
@@ -144,14 +145,23 @@ def recording(config: Config, home: Home) -> Iterator[tuple[Recorder, RunFolder]
         except BaseException as error:
             # what is no Exception is a signal, Prefect's cancelling or Ctrl-C
             state: State = "failed" if isinstance(error, Exception) else "killed"
-            taken = recorder.close("FAILED" if state == "failed" else "KILLED").complete
+            status: Status = "FAILED" if state == "failed" else "KILLED"
+            taken = recorder.close(status, _patience(error, config)).complete
             kept = isinstance(error, NotRecorded)
             folder.update(state=state, cause=_one_line(error), recorded=taken and not kept)
             raise
-        ended = recorder.close("FINISHED")
+        ended = recorder.close("FINISHED", config.track.timeout)
         folder.update(state="finished" if ended.complete else "failed", recorded=ended.complete)
         if not ended.complete:
-            raise not_taken(ended, folder)
+            raise not_taken(ended, folder, config)
+
+
+def _patience(error: BaseException, config: Config) -> float:
+    """Seconds to wait for MLflow at the end of a run that failed."""
+    if isinstance(error, NotRecorded):
+        return 0.0  # it was waited for already
+    # who presses Ctrl-C, or cancels, wants the workers back
+    return min(config.track.timeout, 60.0 if isinstance(error, Exception) else 5.0)
 
 
 def _one_line(error: BaseException) -> str:

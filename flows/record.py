@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 from flows.places import tracking_of
+from tasks.engine.config import TrackConfig
 from tasks.engine.errors import RunError, UserError
 from tasks.engine.home import Home
 from tasks.ledger import Entry, RunFolder, entries, held
-from tasks.record import FINDINGS, Findings, finish_recording, not_taken
+from tasks.record import FINDINGS, Findings, finish_recording
 from tasks.tracking import open_run, without_secrets
 
 
@@ -53,8 +54,8 @@ def _finish(folder: RunFolder, home: Home) -> Finished:
     if findings is None and not folder.spool.exists():
         folder.update(recorded=True)
         return Finished(folder.entry.name, str(folder.entry.mlflow_run_id), None)
-    experiment = findings.config.track.experiment if findings else "boostline"
-    uri = tracking_of(experiment, home)
+    track = findings.config.track if findings else TrackConfig()
+    uri = tracking_of(track.experiment, home)
     if folder.entry.tracking_uri not in ("", without_secrets(uri)):
         raise RunError(
             f"The run {folder.entry.name} records at {folder.entry.tracking_uri}, but "
@@ -62,11 +63,12 @@ def _finish(folder: RunFolder, home: Home) -> Finished:
         )
     recorder = open_run(
         uri,
-        experiment,
+        track.experiment,
         folder.entry.name,
         {},
         folder.spool,
         folder.entry.mlflow_run_id,
+        timeout=track.timeout,
     )
     model_uri = None
     try:
@@ -80,7 +82,10 @@ def _finish(folder: RunFolder, home: Home) -> Finished:
         "FINISHED" if findings else "KILLED" if folder.entry.state == "killed" else "FAILED"
     )
     if not ended.complete:
-        raise not_taken(ended, folder)
+        raise RunError(
+            f"MLflow has still not taken {ended.pending + ended.refused:,} entries of the run "
+            f"{folder.entry.name}: {ended.cause}. They are kept in {folder.path}."
+        )
     folder.update(
         state="finished" if findings else folder.entry.state,
         recorded=True,

@@ -10,6 +10,7 @@ from distributed import Client
 from distributed.versions import VersionMismatchWarning
 
 from infra.cluster_plan import ClusterError, ClusterPlan
+from infra.cluster_watch import watching
 
 # Packages that must agree between us and a running cluster: the first three or nothing works, the
 # rest or results differ.
@@ -50,6 +51,7 @@ def open_address(plan: ClusterPlan) -> Iterator[Client]:
                 f"{plan.start_timeout_s:g} s (cluster.start_timeout). Start one with "
                 f"`dask worker {plan.address}`."
             ) from error
+        stack.enter_context(watching(client, plan))
         _check_versions(client, plan.address)
         yield client
 

@@ -10,6 +10,7 @@ import dask
 from distributed import Client, LocalCluster
 
 from infra.cluster_plan import ClusterError, ClusterPlan, fresh_log
+from infra.cluster_watch import watching
 from infra.worker_process import WORKER_LOG_VARIABLE
 
 # A worker in the middle of a task that does not end is killed after 0.8 of this.
@@ -55,7 +56,12 @@ def open_local(plan: ClusterPlan) -> Iterator[Client]:
         variables["DASK_LOGGING__DISTRIBUTED"] = "warning"
     settings = {
         "distributed.nanny.pre-spawn-environ": variables,
-        "distributed.scheduler.worker-ttl": f"{plan.worker_ttl_s}s",
+        # Dask's own watch takes up to twice as long, and ends healthy workers after a sleep.
+        "distributed.scheduler.worker-ttl": None,
+        # Results are small and tasks hold the memory: a paused worker would wait for ever.
+        "distributed.worker.memory.target": False,
+        "distributed.worker.memory.spill": False,
+        "distributed.worker.memory.pause": False,
         # A task whose worker died is not tried elsewhere: who drives the work decides.
         "distributed.scheduler.allowed-failures": 0,
         # A worker that is being started again is given up no sooner than a first one.
@@ -89,6 +95,7 @@ def open_local(plan: ClusterPlan) -> Iterator[Client]:
                 f"{plan.start_timeout_s:g} s (cluster.start_timeout): {error or type(error)}. "
                 f"What Dask said is in {plan.log_folder}."
             ) from error
+        stack.enter_context(watching(client, plan))
         yield client
 
 

@@ -30,7 +30,6 @@ from tasks.train import Trained
 
 EXAMPLE_ROWS = 3
 FINDINGS = "findings.json"
-FLUSH_SECONDS = 120
 PACKAGES = ("boostline", "xgboost", "xgboost-cu13", "dask", "mlflow", "numpy", "pandas", "prefect")
 
 
@@ -126,18 +125,20 @@ def finish_recording(found: Findings, recorder: Recorder, folder: RunFolder) -> 
     )
     recorder.text(found.report.model_dump_json(indent=1), "report.json")
     _draw(recorder, found.plan, trained, found.report)
-    state = recorder.flush(timeout=FLUSH_SECONDS)
+    state = recorder.flush(found.config.track.timeout)
     if not state.complete:
-        raise not_taken(state, folder)
+        raise not_taken(state, folder, found.config)
     try:
         return _log_model(found, recorder)
     except (MlflowException, OSError) as error:
         raise NotRecorded(_kept(without_secrets(str(error)), folder)) from error
 
 
-def not_taken(state: Recorded, folder: RunFolder) -> NotRecorded:
+def not_taken(state: Recorded, folder: RunFolder, config: Config) -> NotRecorded:
+    """What to raise where MLflow has not confirmed everything within `track.timeout`."""
     missing = state.pending + state.refused
-    return NotRecorded(_kept(f"{missing} entries are missing, {state.cause}", folder))
+    waited = f"after {config.track.timeout:g} s (track.timeout) {missing:,} entries are missing"
+    return NotRecorded(_kept(f"{waited}, {state.cause}", folder))
 
 
 def _kept(cause: str, folder: RunFolder) -> str:

@@ -113,6 +113,11 @@ class _Teller:
         if event.kind == "lost":
             self.notes.append(f"Workers were lost at round {event.round:,}: {event.note}.")
             return
+        if event.kind == "unsaved":
+            self.notes.append(
+                f"The checkpoint of round {event.round:,} could not be written: {event.note}"
+            )
+            return
         note = ""
         if event.kind == "round":
             self._on_round(event.round, event.metrics)

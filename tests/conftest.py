@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tasks.engine.summary import Summary
+from tests.mlflow_server import MlflowServer
 
 # before libgomp loads, here and in every process started from here
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -135,3 +136,14 @@ def boostline_alone(tmp_path: Path) -> Boostline:
 def boostline(tmp_path: Path, prefect_server: Any) -> Boostline:
     """The command beside a standing Prefect server, which makes a run some seconds shorter."""
     return Boostline(tmp_path, {**_clean_environment(), "PREFECT_API_URL": prefect_server.api_url})
+
+
+@pytest.fixture
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    server = MlflowServer(tmp_path_factory.mktemp("mlflow-server"))
+    server.start()
+    try:
+        server.wait()
+        yield server
+    finally:
+        server.kill()

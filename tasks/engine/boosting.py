@@ -165,6 +165,8 @@ def boost(
         GroupOptions(
             tracker_host=cluster.tracker_host,
             tracker_port=cluster.tracker_port,
+            form_timeout=cluster.form_timeout,
+            lock_timeout=cluster.lock_timeout,
             collective_timeout=cluster.collective_timeout,
             worker_ttl=cluster.worker_ttl,
             replace_timeout=cluster.replace_timeout,

@@ -112,7 +112,7 @@ class CheckpointStore:
                 return None
             filesystem, path = fsspec.core.url_to_fs(self._path(rounds, "ubj"))
             raw = bytes(filesystem.cat_file(path))
-        except (FileNotFoundError, ValidationError):
+        except (OSError, ValidationError):
             return None
         if sha256(raw).hexdigest() != manifest.sha256:
             return None

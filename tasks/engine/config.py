@@ -13,6 +13,14 @@ class Section(BaseModel):
         frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        field = cls.model_fields[info.field_name or ""]
+        if isinstance(value, bool) and field.annotation is not bool:
+            raise ValueError("it can't be true or false")
+        return value
+
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -80,6 +88,11 @@ class DataConfig(Section):
             raise ValueError(f"{self.target!r} is both data.target and data.weight")
         if self.query and self.table:
             raise ValueError("set data.query or data.table, not both")
+        if self.separator and (self.separator in "\"\r\n" or not self.separator.isascii()):
+            raise ValueError(
+                f"data.separator is {self.separator!r}: it should be one ASCII character, and no "
+                "quote or line end"
+            )
         return self
 
 
@@ -232,7 +245,9 @@ class ClusterConfig(Section):
         None, description="Threads of a worker; this host's cores dealt out if unset.", ge=1
     )
     memory_limit: str | None = Field(
-        None, description='Memory of a worker, as in "4GiB"; a share of this host\'s if unset.'
+        None,
+        description='Memory of a worker, as in "4GiB"; a share of this host\'s if unset.',
+        pattern=r"^ *\d+(\.\d+)? *([kKMGTP]i?)?B? *$",
     )
     address: str | None = Field(None, description="Scheduler, as in `tcp://10.0.0.1:8786`.")
     dashboard: bool = Field(False, description="Serve Dask's dashboard on loopback (local).")
@@ -240,9 +255,17 @@ class ClusterConfig(Section):
     replace_timeout: float = Field(
         20, description="Seconds to wait for a lost worker's replacement.", ge=0
     )
-    worker_ttl: float = Field(30, description="Seconds until a frozen worker counts as lost.", gt=0)
+    worker_ttl: float = Field(
+        25, description="Seconds until a frozen worker or scheduler counts as lost.", gt=0
+    )
+    form_timeout: float = Field(
+        300, description="Seconds for workers to come together for a training.", ge=1
+    )
+    lock_timeout: float = Field(
+        86_400, description="Seconds to wait for another training on the same cluster.", gt=0
+    )
     collective_timeout: float = Field(
-        1800, description="Seconds that workers wait for each other in a round.", gt=0
+        1800, description="Seconds that workers wait for each other in a round.", ge=1
     )
     tracker_host: str | None = Field(
         None, description="Address of this process that workers reach; found out if unset."
@@ -268,6 +291,9 @@ class TrackConfig(Section):
     )
     run_name: str | None = Field(None, description="Name of the run; made up if unset.")
     tags: dict[str, str] = Field(default_factory=dict, description="Tags of the run.")
+    timeout: float = Field(
+        120, description="Seconds that a run waits for MLflow at its start and at its end.", gt=0
+    )
 
 
 class Config(Section):

@@ -4,7 +4,6 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
-from itertools import islice
 from typing import Any
 
 import fsspec
@@ -15,10 +14,10 @@ from fsspec.implementations.local import LocalFileSystem
 
 from tasks.engine.config import DataConfig
 from tasks.engine.dataset import Column, Dataset, File, Frozen
-from tasks.engine.errors import RunError, UserError
+from tasks.engine.errors import UserError
 from tasks.engine.formats import FORMATS
 from tasks.engine.frames import modified
-from tasks.engine.home import Home, digest_of
+from tasks.engine.home import Home, digest_of, writing
 from tasks.engine.infer import Evidence
 from tasks.engine.inputs import CHUNK, Input, SourceFile, changed, too_large
 from tasks.engine.parquet import check_rows
@@ -26,10 +25,10 @@ from tasks.engine.read_sql import unordered
 from tasks.engine.reading import Reading
 from tasks.engine.schema import EXACT, Conflict, columns_of, rounded, unify
 from tasks.engine.sources import Source, current
+from tasks.engine.workers import Outcome, each
 
 _VERSION = 1
 _FOLDER = "converted"
-_LOST_WORKER_RETRIES = 5
 
 
 class Converted(Frozen):
@@ -106,7 +105,8 @@ def convert_file(file: SourceFile, kind: str, config: DataConfig, home: Home) ->
     Processes that convert the same file at once each write their own and put it in place whole.
 
     Raises:
-        UserError: the file is not what its format promises, or changes while it is read.
+        UserError: the file is not what its format promises, or changes while it is read; there
+            is no space left.
     """
     key = _key(file, kind, config)
     known = home.load(Converted, _FOLDER, key, "record.json")
@@ -114,7 +114,10 @@ def convert_file(file: SourceFile, kind: str, config: DataConfig, home: Home) ->
         is_checked = config.verify and FORMATS[kind].is_stored
         if not is_checked or _digest(file, config) == known.file.digest:
             return known.model_copy(update={"file": _placed(known.file, file, home, key)})
-    with tempfile.TemporaryDirectory(dir=_workshop(home), prefix="part-") as folder:
+    with (
+        writing(home.path(_FOLDER)),
+        tempfile.TemporaryDirectory(dir=_workshop(home), prefix="part-") as folder,
+    ):
         path = os.path.join(folder, "data.parquet")
         source = Input(file, config, scratch=folder)
         reader = FORMATS[kind].reader
@@ -169,13 +172,7 @@ def _workshop(home: Home) -> str | None:
     if "://" in home.root:
         return None
     folder = home.path(_FOLDER)
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"BOOSTLINE_HOME ({home.root}) can't be written: {error.strerror}. Set it to a folder "
-            "of yours."
-        ) from None
+    os.makedirs(folder, exist_ok=True)
     return folder
 
 
@@ -344,51 +341,22 @@ def _records(source: Source, config: DataConfig, home: Home, client: Any) -> Ite
 
 def _over_cluster(source: Source, config: DataConfig, home: Home, client: Any) -> list[Converted]:
     """A few files for each thread at a time. The first file's error is raised."""
-    from distributed import as_completed
-    from distributed.scheduler import KilledWorker
+    outcomes: dict[int, Outcome] = {}
 
-    at_once = 2 * max(1, sum(client.nthreads().values()))
-    outcomes: dict[int, Converted | Exception] = {}
-    losses: dict[int, int] = {}
-    numbers: dict[Any, int] = {}
-    waiting = as_completed()
-    ahead = iter(range(len(source.files)))
+    def ahead() -> Iterator[tuple[Any, ...]]:
+        for file in source.files:
+            if any(outcome.error for outcome in outcomes.values()):
+                return
+            yield file, source.format, config, home
 
-    def submit(number: int) -> None:
-        file = source.files[number]
-        future = client.submit(convert_file, file, source.format, config, home, pure=False)
-        numbers[future] = number
-        waiting.add(future)
-
-    try:
-        for number in list(islice(ahead, at_once)):
-            submit(number)
-        for future in waiting:
-            number = numbers.pop(future)
-            try:
-                outcomes[number] = future.result()
-            except KilledWorker:
-                losses[number] = losses.get(number, 0) + 1
-                if losses[number] <= _LOST_WORKER_RETRIES:
-                    submit(number)
-                    continue
-                outcomes[number] = RunError(
-                    f"{losses[number]} workers died while converting {source.files[number].shown}. "
-                    "Give them more memory (cluster.memory_limit)."
-                )
-            except Exception as error:  # noqa: BLE001  raised below, in the files' order
-                outcomes[number] = error
-            if isinstance(outcomes[number], Exception):
-                ahead = iter(())
-            for following in ahead:
-                submit(following)
-                break
-    finally:
-        client.cancel(list(numbers))
-    records = []
+    threads = max(1, sum(client.nthreads().values()))
+    for outcome in each(
+        client, convert_file, ahead(), lambda i: source.files[i].shown, at_once=2 * threads
+    ):
+        outcomes[outcome.number] = outcome
+    records: list[Converted] = []
     for number in sorted(outcomes):
-        outcome = outcomes[number]
-        if isinstance(outcome, Exception):
-            raise outcome
-        records.append(outcome)
+        if error := outcomes[number].error:
+            raise error
+        records.append(outcomes[number].value)
     return records

@@ -9,12 +9,11 @@ from functools import reduce
 from typing import Any, TypeVar
 
 from tasks.engine.dataset import RowGroup
-from tasks.engine.errors import RunError
+from tasks.engine.workers import each
 
 Summary = TypeVar("Summary")
 
 BATCH_ROWS = 131_072
-LOST_WORKER_RETRIES = 5
 
 
 def batches(row_groups: Sequence[RowGroup], rows: int = BATCH_ROWS) -> list[tuple[RowGroup, ...]]:
@@ -45,7 +44,7 @@ def fold(
 
     Raises:
         ValueError: there are no row groups.
-        RunError: a batch lost its worker more than a handful of times.
+        RunError: a batch lost its worker again and again, or the scheduler is gone.
         Whatever `summarise` raises.
     """
     cut = batches(row_groups)
@@ -71,28 +70,12 @@ def _summaries(
         for index, batch in enumerate(cut):
             yield index, summarise(batch)
         return
-    from distributed import as_completed
-    from distributed.scheduler import KilledWorker
+    for outcome in each(client, summarise, ((batch,) for batch in cut), lambda i: _named(cut[i])):
+        if outcome.error is not None:
+            raise outcome.error
+        yield outcome.number, outcome.value
 
-    numbers: dict[Any, int] = {}
-    for index, batch in enumerate(cut):
-        numbers[client.submit(summarise, batch, pure=False)] = index
-    losses = [0] * len(cut)
-    waiting = as_completed(list(numbers))
-    try:
-        for future in waiting:
-            index = numbers.pop(future)
-            try:
-                yield index, future.result()
-            except KilledWorker:
-                losses[index] += 1
-                if losses[index] > LOST_WORKER_RETRIES:
-                    raise RunError(
-                        f"{losses[index]} workers died while reading {cut[index][0].uri}. Give "
-                        "them more memory (cluster.memory_limit) or write smaller row groups."
-                    ) from None
-                again = client.submit(summarise, cut[index], pure=False)
-                numbers[again] = index
-                waiting.add(again)
-    finally:
-        client.cancel(list(numbers))
+
+def _named(batch: tuple[RowGroup, ...]) -> str:
+    rows = sum(group.rows for group in batch)
+    return f"{rows:,} rows of {batch[0].path} from row {batch[0].start:,} on"

@@ -20,20 +20,28 @@ from tasks.engine.dataset import RowGroup
 from tasks.engine.errors import RunError
 from tasks.engine.matrix import BatchSource, Float32
 from tasks.engine.members import (
-    POLL_S,
+    PREFIX,
     Event,
     GroupOptions,
     Lost,
     OnEvent,
     Rounds,
-    alive_workers,
     drain,
     end_group,
+    free_of_others,
     member_arguments,
     start_tracker,
     watch,
 )
-from tasks.engine.segment import Job, run_job
+from tasks.engine.segment import CACHE_SHARE, Job, run_job
+from tasks.engine.workers import (
+    MEMORY_LOSSES,
+    POLL_S,
+    alive_workers,
+    megabytes,
+    memory_deaths,
+    of_memory_limit,
+)
 
 LOCK = "boostline-training"
 # Busy hosts now and then fail to connect to each other though nobody died.
@@ -90,8 +98,8 @@ def train(
 
     Raises:
         UserError: the input or the device is wrong.
-        RunError: too many groups were lost, no worker is left, or another training held the
-            cluster for `lock_timeout`.
+        RunError: too many groups were lost, the workers' memory is too small, no worker or no
+            scheduler is left, or another training held the cluster for `lock_timeout`.
         Whatever a batch source raises.
     """
     began = time.monotonic()
@@ -103,33 +111,76 @@ def train(
         return _result(spec, start, resumed_from, 0, began, 0, spec.device)
     with _turn(client, options.lock_timeout):
         told = Rounds(on_event, resumed_from)
-        segments, recoveries = _run_groups(work, start, told)
-    last = next(part.checkpoint for part in segments if part.checkpoint is not None)
-    told.complete(spec, last.history)
-    return _result(spec, last, resumed_from, recoveries, began, len(segments), segments[0].device)
+        done = _run_groups(work, start, told)
+    told.complete(spec, done.last.history)
+    return _result(spec, done.last, resumed_from, done.recoveries, began, done.workers, done.device)
 
 
-def _run_groups(work: _Work, start: Checkpoint | None, told: Rounds) -> tuple[list[Segment], int]:
-    """One group after another until one comes to the end; with it, how many were lost."""
-    recoveries, false_starts, size, allowed = 0, 0, 1, work.options.recoveries
+@dataclass(frozen=True)
+class _Done:
+    last: Checkpoint
+    recoveries: int
+    workers: int
+    device: str
+
+
+def _run_groups(work: _Work, start: Checkpoint | None, told: Rounds) -> _Done:
+    """One group after another until one comes to the end."""
+    recoveries, false_starts, size, of_memory = 0, 0, 1, 0
     while True:
         workers = _workers(work.client, size, work.options)
         size = max(size, len(workers))
         try:
-            return _run_group(work, workers, start, told), recoveries
+            parts = _run_group(work, workers, start, told)
         except Lost as lost:
-            if lost.workers:
-                recoveries += 1
-            else:
-                false_starts += 1
+            recoveries += bool(lost.workers)
+            false_starts += not lost.workers
             told.on_event(Event("lost", told.last, {}, lost.workers, lost.note))
-            if recoveries > allowed or false_starts > FALSE_STARTS:
-                raise RunError(
-                    f"{recoveries + false_starts} groups of workers were lost during training, "
-                    f"the last one because {lost.note}. cluster.recoveries allows {allowed}. "
-                    "Workers that die again and again mostly lack memory (cluster.memory_limit)."
-                ) from None
-        start = work.store.latest(work.spec.n_estimators, work.spec.column_chunk)
+            _check_losses(recoveries, false_starts, lost, work.options)
+            before, start = start, work.store.latest(work.spec.n_estimators, work.spec.column_chunk)
+            if start is not None and work.spec.is_complete(start.history):
+                return _Done(start, recoveries, len(workers), work.spec.device)
+            got_on = start is not None and (before is None or start.rounds > before.rounds)
+            of_memory = 0 if got_on else of_memory + _of_memory(work.client, lost)
+            if of_memory > MEMORY_LOSSES:
+                raise _too_large(work, lost, len(workers)) from None
+        else:
+            last = next(part.checkpoint for part in parts if part.checkpoint is not None)
+            return _Done(last, recoveries, len(parts), parts[0].device)
+
+
+def _check_losses(recoveries: int, false_starts: int, lost: Lost, options: GroupOptions) -> None:
+    if recoveries <= options.recoveries and false_starts <= FALSE_STARTS:
+        return
+    raise RunError(
+        f"{recoveries + false_starts} groups of workers were lost during training, the last one "
+        f"because {lost.note}. cluster.recoveries allows {options.recoveries}. Workers that die "
+        "again and again mostly lack memory (cluster.memory_limit); those that lose each other "
+        "though nobody died may need more time (cluster.form_timeout is now "
+        f"{options.form_timeout:g} s, cluster.collective_timeout {options.collective_timeout:g} s)."
+    ) from None
+
+
+def _of_memory(client: Any, lost: Lost) -> bool:
+    deaths = memory_deaths(client)
+    return any(address in deaths for address in lost.workers)
+
+
+def _too_large(work: _Work, lost: Lost, workers: int) -> RunError:
+    """The share of the largest member: bins, then label, margin, gradient and hessian, twice."""
+    address = next(iter(a for a in lost.workers if a in memory_deaths(work.client)))
+    block = max(deal(work.row_groups, workers), key=lambda groups: sum(g.rows for g in groups))
+    rows, features = sum(group.rows for group in block), len(work.spec.feature_names)
+    need = rows * (features * (1 if work.spec.max_bin <= 256 else 2) + 32)
+    largest = max(group.rows for group in block)
+    return RunError(
+        f"{of_memory_limit(work.client, address)} and its share of the training, as "
+        f"{MEMORY_LOSSES} did before it. A share of {rows:,} rows × {features:,} features takes "
+        f"about {megabytes(need)} as bins and gradients, beside some 400 MB for the libraries, "
+        f"row groups of {largest:,} rows as they are read, and {CACHE_SHARE:.0%} of the limit "
+        "to keep them. Give workers more memory (cluster.memory_limit), spread the rows over more "
+        "of them (cluster.workers), or use smaller row groups (data.row_group_rows)."
+    )
 
 
 def _result(
@@ -180,7 +231,7 @@ def deal(row_groups: Sequence[RowGroup], workers: int) -> list[tuple[RowGroup, .
 
 
 @contextmanager
-def _turn(client: Any, timeout: float | None) -> Iterator[None]:
+def _turn(client: Any, timeout: float) -> Iterator[None]:
     """This training's turn on the cluster: tasks of two groups on one worker wait for ever.
 
     A lease, not a lock: it ends by itself when this process dies.
@@ -189,7 +240,9 @@ def _turn(client: Any, timeout: float | None) -> Iterator[None]:
 
     turn = Semaphore(max_leases=1, name=LOCK, scheduler_rpc=client.scheduler, loop=client.loop)
     if not turn.acquire(timeout=timeout):
-        raise RunError(f"Another training has held the cluster for {timeout:g} s.")
+        raise RunError(
+            f"Another training has held the cluster for {timeout:g} s (cluster.lock_timeout)."
+        )
     try:
         yield
     finally:
@@ -201,11 +254,20 @@ def _turn(client: Any, timeout: float | None) -> Iterator[None]:
 def _workers(client: Any, wanted: int, options: GroupOptions) -> list[str]:
     """Addresses in order; waits up to `replace_timeout` for as many as there were."""
     until = time.monotonic() + options.replace_timeout
-    while len(found := alive_workers(client)) < wanted and time.monotonic() < until:
+    while len(found := _ready(client)) < wanted and time.monotonic() < until:
         time.sleep(POLL_S)
     if not found:
-        raise RunError("The cluster has no workers left, and none came within the wait for them.")
+        raise RunError(
+            "The cluster has no workers left to train on, and none came within "
+            f"{options.replace_timeout:g} s (cluster.replace_timeout)."
+        )
     return sorted(found)
+
+
+def _ready(client: Any) -> list[str]:
+    """Workers that take work: one that is paused for its memory would never start its part."""
+    alive = alive_workers(client)
+    return [address for address, worker in alive.items() if worker["status"] == "running"]
 
 
 def _run_group(
@@ -216,7 +278,8 @@ def _run_group(
     members = workers[: len(blocks)]
     from_round = start.rounds if start else 0
     told.on_event(Event("formed", from_round, {}, tuple(members)))
-    client, topic = work.client, f"boostline-{uuid4().hex}"
+    client, topic = work.client, f"{PREFIX}{uuid4().hex}"
+    free_of_others(client, members, work.options)
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
     client.subscribe_topic(topic, lambda event: events.put(event[1]))
     futures: dict[str, Any] = {}
@@ -241,9 +304,9 @@ def _run_group(
                 pure=False,
                 key=f"{topic}-{rank}",
             )
-        watch(client, futures, events, told, work.options)
-        return [future.result() for future in futures.values()]
+        return watch(client, futures, events, told, work.options)
     finally:
         end_group(client, futures, tracker, work.options)
-        client.unsubscribe_topic(topic)
+        if client.status == "running":
+            client.unsubscribe_topic(topic)
         drain(events, told)

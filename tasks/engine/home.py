@@ -4,8 +4,11 @@ Whatever is read back is verified against the digest that was written with it: a
 cut short or altered counts as absent.
 """
 
+import errno
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -15,6 +18,11 @@ from uuid import uuid4
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import BaseModel
+
+from tasks.engine.errors import UserError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -51,6 +59,28 @@ class Home:
     def path(self, *parts: str) -> str:
         return "/".join([self.root.rstrip("/"), *parts])
 
+    def prepare(self) -> None:
+        """Makes the folder where it is a local one.
+
+        Raises:
+            UserError: it can't be made or written to, or its file system is not known here.
+        """
+        try:
+            filesystem, path = fsspec.core.url_to_fs(self.root)
+        except (ImportError, ValueError) as error:
+            raise UserError(f"BOOSTLINE_HOME={self.root!r}: {str(error).rstrip('.')}.") from None
+        if isinstance(filesystem, LocalFileSystem):
+            try:
+                os.makedirs(path, exist_ok=True)
+                closed = None if os.access(path, os.W_OK | os.X_OK) else "permission denied"
+            except OSError as error:
+                closed = error.strerror or str(error)
+            if closed:
+                raise UserError(
+                    f"BOOSTLINE_HOME ({self.root}) can't be written: {closed[0].lower()}"
+                    f"{closed[1:]}. Set it to a folder of yours."
+                )
+
     def load(self, model: type[Model], *parts: str) -> Model | None:
         """What `save` wrote, or None where there is nothing whole of this shape."""
         filesystem, path = fsspec.core.url_to_fs(self.path(*parts))
@@ -72,8 +102,37 @@ def _seal(body: bytes) -> bytes:
     return blake2b(body, digest_size=16).hexdigest().encode()
 
 
+@contextmanager
+def writing(uri: str) -> Iterator[None]:
+    """Tells of a full or closed disk by the place `uri`, where something is being written.
+
+    Raises:
+        UserError: there is no space left, or no permission to write.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise UserError(
+                f"There is no space left to write {uri} ({os.strerror(error.errno)}). Free some, "
+                "or set BOOSTLINE_HOME to a folder on a larger disk."
+            ) from None
+        if error.errno in _CLOSED:
+            raise UserError(f"{uri} can't be written: {os.strerror(error.errno)}.") from None
+        raise
+
+
 def write_atomically(uri: str, content: bytes) -> None:
-    """Whole or not at all: written beside, synced and renamed where the file system can rename."""
+    """Whole or not at all: written beside, synced and renamed where the file system can rename.
+
+    Raises:
+        UserError: as `writing`.
+    """
+    with writing(uri):
+        _write_atomically(uri, content)
+
+
+def _write_atomically(uri: str, content: bytes) -> None:
     filesystem, path = fsspec.core.url_to_fs(uri)
     filesystem.makedirs(filesystem._parent(path), exist_ok=True)
     if not isinstance(filesystem, LocalFileSystem):

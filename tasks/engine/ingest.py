@@ -18,9 +18,11 @@ def ingest(config: DataConfig, home: Home, client: Any = None) -> Dataset:
     Parquet files that were read before are remembered, unless `config.verify` asks for them anew.
 
     Raises:
-        UserError: there is no such source, or it can't be read as one table.
+        UserError: there is no such source, or it can't be read as one table; the home can't be
+            written.
     """
     source = resolve(config)
+    home.prepare()
     if source.format != "parquet":
         return convert(source, config, home, client)
     if config.verify:

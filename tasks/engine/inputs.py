@@ -155,10 +155,18 @@ class Input:
         """The stored bytes; the digest is taken on the way."""
         digest = blake2b(digest_size=16)
         with open_source(self.file) as stream:
-            while chunk := stream.read(CHUNK):
+            while chunk := self._read(stream):
                 digest.update(chunk)
                 yield chunk
         self.digests.append(digest.hexdigest())
+
+    def _read(self, stream: Any) -> bytes:
+        """Raises RunError where the disk or the storage fails."""
+        try:
+            return bytes(stream.read(CHUNK))
+        except OSError as error:
+            cause = error.strerror or str(error) or type(error).__name__
+            raise RunError(f"{self.shown} can't be read to its end: {cause}.") from error
 
     def _unpacked(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         """Members of a gzip file, at most CHUNK bytes at a time, up to data.max_gigabytes."""

@@ -1,8 +1,10 @@
 """The members of a group of workers: watched while they train, ended when one is lost."""
 
 import queue
+import re
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -15,9 +17,10 @@ from tasks.engine.boost import BoostSpec, round_metrics
 from tasks.engine.checkpoints import History
 from tasks.engine.dataset import Frozen
 from tasks.engine.errors import UserError
+from tasks.engine.workers import ANSWER_S, POLL_S, alive_workers, end_processes, restart
 
-POLL_S = 0.25
-RESTART_S = 20  # a nanny waits 4 s before it kills, and the new process loads its libraries
+PREFIX = "boostline-"  # of the names of a group's tasks
+GONE_S = 1.0  # for a neighbour's own error, once a member is known to be gone
 # Exceptions of a task that the driver or the scheduler ended, by name.
 ENDED_BY_OTHERS = ("CancelledError", "KilledWorker", "FutureCancelledError", "Cancelled")
 
@@ -28,28 +31,29 @@ class GroupOptions(Frozen):
     `form_timeout` bounds the group's coming together, `collective_timeout` how long workers wait
     for each other in it (unbalanced builds of the matrices included), `worker_ttl` how long a
     worker may be silent, `replace_timeout` the wait for a lost worker's replacement, `end_timeout`
-    the wait for the others' tasks before their processes are restarted (in about one loss of ten
-    XGBoost leaves a survivor waiting for ever).
+    the wait for the others' tasks before their processes are ended (in about one loss of ten
+    XGBoost leaves a survivor waiting for ever), `lock_timeout` that for another training's end.
     """
 
     tracker_host: str | None = None
     tracker_port: int = 0
     form_timeout: float = Field(300, ge=1)
     collective_timeout: float = Field(1800, ge=1)
-    worker_ttl: float = 30
+    worker_ttl: float = 25
     replace_timeout: float = 20
     end_timeout: float = 4
-    lock_timeout: float | None = None
+    lock_timeout: float = 86_400
     recoveries: int = 10
 
 
 @dataclass(frozen=True)
 class Event:
     """`round`: round `round` is done, with its metrics. `formed`: a group of `workers` goes on from
-    round `round`. `lost`: `workers` were lost, and `note` says why.
+    round `round`. `lost`: `workers` were lost, and `note` says why. `unsaved`: the checkpoint of
+    round `round` could not be written, and `note` says why; told once.
     """
 
-    kind: Literal["round", "formed", "lost"]
+    kind: Literal["round", "formed", "lost", "unsaved"]
     round: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     workers: tuple[str, ...] = ()
@@ -74,21 +78,22 @@ class Rounds:
     def __init__(self, on_event: OnEvent, last: int) -> None:
         self.on_event = on_event
         self.last = last
+        self._all_saved = True
 
     def tell(self, round_: int, metrics: dict[str, float]) -> None:
         if round_ > self.last:
             self.last = round_
             self.on_event(Event("round", round_, metrics))
 
+    def tell_unsaved(self, round_: int, note: str) -> None:
+        if self._all_saved:
+            self._all_saved = False
+            self.on_event(Event("unsaved", round_, note=note))
+
     def complete(self, spec: BoostSpec, history: History) -> None:
         """Tells what did not arrive by the event log before the training's end."""
         for round_ in range(self.last + 1, history.rounds + 1):
             self.tell(round_, round_metrics(spec, history, round_))
-
-
-def alive_workers(client: Any) -> dict[str, Any]:
-    """Workers by address, with what the scheduler knows of each."""
-    return dict(client.scheduler_info(n_workers=-1)["workers"])
 
 
 def _tracker_host(client: Any, options: GroupOptions) -> str:
@@ -103,16 +108,30 @@ def _tracker_host(client: Any, options: GroupOptions) -> str:
 
 
 def start_tracker(client: Any, members: int, options: GroupOptions) -> Any:
-    """None for a worker on its own, which needs no group."""
+    """None for a worker on its own, which needs no group.
+
+    Raises:
+        UserError: the address is not this host's, or its port is taken.
+    """
     if members == 1:
         return None
-    tracker = RabitTracker(
-        n_workers=members,
-        host_ip=_tracker_host(client, options),
-        port=options.tracker_port,
-        sortby="task",
-        timeout=int(options.form_timeout),
-    )
+    host, port = _tracker_host(client, options), options.tracker_port
+    try:
+        tracker = RabitTracker(
+            n_workers=members,
+            host_ip=host,
+            port=port,
+            sortby="task",
+            timeout=int(options.form_timeout),
+        )
+    except XGBoostError as error:
+        cause = re.search(r"system error:(.+)", str(error))
+        raise UserError(
+            f"XGBoost's tracker can't listen on {host}, port {port or 'any'} "
+            f"(cluster.tracker_host, cluster.tracker_port): "
+            f"{cause[1].strip() if cause else _first_line([error])}. Name an address of this host "
+            "that workers reach, and a free port or 0."
+        ) from None
     tracker.start()
     return tracker
 
@@ -130,7 +149,10 @@ def member_arguments(tracker: Any, rank: int, options: GroupOptions) -> dict[str
 def drain(events: "queue.SimpleQueue[Any]", told: Rounds) -> None:
     while not events.empty():
         message = events.get()
-        told.tell(message["round"], message["metrics"])
+        if "unsaved" in message:
+            told.tell_unsaved(message["round"], message["unsaved"])
+        else:
+            told.tell(message["round"], message["metrics"])
 
 
 def watch(
@@ -139,52 +161,65 @@ def watch(
     events: "queue.SimpleQueue[Any]",
     told: Rounds,
     options: GroupOptions,
-) -> None:
-    """Returns once every member has finished.
+) -> list[Any]:
+    """What the members came to, once every one has finished.
 
     Raises Lost once a member is gone, silent for `worker_ttl`, or ended by another's loss; or
     the exception that a member's own work raised.
     """
     seen: dict[str, tuple[float, float]] = {}
+    looked = time.monotonic()
     while not all(future.status == "finished" for future in futures.values()):
         time.sleep(POLL_S)
         drain(events, told)
+        alive, now = alive_workers(client), time.monotonic()
         if any(future.status in ("error", "cancelled") for future in futures.values()):
             raise _cause(client, futures, options)
-        alive, now = alive_workers(client), time.monotonic()
-        gone = [address for address in futures if address not in alive]
-        if gone:
+        if any(address not in alive for address in futures):
             raise _cause(client, futures, options)
+        if now - looked > options.worker_ttl / 2:
+            seen.clear()  # this process slept, and has heard of nobody
+        looked = now
         for address in futures:
             last_seen = float(alive[address]["last_seen"])
             if address not in seen or seen[address][0] != last_seen:
                 seen[address] = (last_seen, now)
         silent = [address for address in futures if now - seen[address][1] > options.worker_ttl]
         if silent:
-            client.restart_workers(silent, timeout=RESTART_S, raise_for_error=False)
-            raise Lost(silent, f"{', '.join(silent)} fell silent for {options.worker_ttl:g} s")
+            restart(client, silent)
+            note = f"fell silent for {options.worker_ttl:g} s (cluster.worker_ttl)"
+            raise Lost(silent, f"{', '.join(silent)} {note}")
+    return _results(client, futures, options)
+
+
+def _results(client: Any, futures: dict[str, Any], options: GroupOptions) -> list[Any]:
+    """A worker may be lost before it gave its result away: nobody else can do its task again."""
+    from distributed.scheduler import KilledWorker
+
+    try:
+        return [future.result(timeout=options.worker_ttl) for future in futures.values()]
+    except (TimeoutError, CancelledError, KilledWorker):
+        raise _cause(client, futures, options) from None
 
 
 def _cause(client: Any, futures: dict[str, Any], options: GroupOptions) -> BaseException:
     """Why a group ended: the exception of a member's own work before that of a lost neighbour.
 
-    Members fail one after another, so the root may come last: those still at work are waited for.
+    Members fail one after another, so the root may come last: those still at work are waited for,
+    but not for long where it is plain that a neighbour was lost.
     """
-    until = time.monotonic() + options.end_timeout
-    while time.monotonic() < until:
+    began = time.monotonic()
+    while True:
         alive = alive_workers(client)
-        if not any(
-            future.status == "pending" and address in alive for address, future in futures.items()
-        ):
-            break
         own = _own_errors(futures)
         if own:
             return own[0]
+        gone = [address for address in futures if address not in alive]
+        at_work = any(f.status == "pending" for address, f in futures.items() if address in alive)
+        limit = min(GONE_S, options.end_timeout) if gone else options.end_timeout
+        if not at_work or time.monotonic() - began > limit:
+            break
         time.sleep(POLL_S)
-    own = _own_errors(futures)
-    if own:
-        return own[0]
-    gone = [address for address in futures if address not in alive_workers(client)]
     if gone:
         return Lost(gone, f"{', '.join(gone)} left the cluster")
     errors = [future.exception() for future in futures.values() if future.status == "error"]
@@ -218,7 +253,7 @@ def end_group(client: Any, futures: dict[str, Any], tracker: Any, options: Group
     """Leaves no task of the group running, whatever state its members are in.
 
     Cancelled members end at their next round, and take the others along. One that waits for a
-    group that never forms ends with the tracker; one that still hangs has its process restarted.
+    group that never forms ends with the tracker; one that still hangs has its process ended.
     """
     try:
         pending = {address: f.key for address, f in futures.items() if f.status == "pending"}
@@ -229,9 +264,36 @@ def end_group(client: Any, futures: dict[str, Any], tracker: Any, options: Group
         _free(tracker)
         pending = _still_at_work(client, pending, options.end_timeout / 2)
         if pending:
-            client.restart_workers(list(pending), timeout=RESTART_S, raise_for_error=False)
+            end_processes(client, pending)
     finally:
         _free(tracker)
+
+
+def free_of_others(client: Any, members: Sequence[str], options: GroupOptions) -> None:
+    """Ends what a group of a driver that died may have left running on the members.
+
+    Only for who has the turn: no other group can be at work.
+    """
+    until = time.monotonic() + options.end_timeout
+    while busy := _busy(client, members):
+        if time.monotonic() > until:
+            end_processes(client, busy)
+            raise Lost((), f"an earlier training still ran on {', '.join(busy)}")
+        time.sleep(POLL_S)
+
+
+def _busy(client: Any, members: Sequence[str]) -> list[str]:
+    """Members with a group's task on them; one that does not answer is not known to have one."""
+    with suppress(TimeoutError):
+        active = client.sync(
+            client._run,
+            _active_keys,
+            workers=list(members),
+            on_error="ignore",
+            callback_timeout=ANSWER_S,
+        )
+        return [a for a, keys in active.items() if any(key.startswith(PREFIX) for key in keys)]
+    return []
 
 
 def _still_at_work(client: Any, tasks: dict[str, str], limit: float) -> dict[str, str]:
@@ -249,7 +311,11 @@ def _runs(client: Any, address: str, key: str) -> bool:
     """Whether the task runs on the worker; a worker that doesn't answer counts as running it."""
     try:
         active = client.sync(
-            client._run, _active_keys, workers=[address], on_error="return", callback_timeout=3
+            client._run,
+            _active_keys,
+            workers=[address],
+            on_error="return",
+            callback_timeout=ANSWER_S,
         )
     except TimeoutError:
         return True

@@ -18,7 +18,7 @@ from tasks.engine.errors import UserError
 from tasks.engine.fold import fold
 from tasks.engine.home import Home, digest_of
 from tasks.engine.report import SIDES, Side
-from tasks.engine.rows import Plan
+from tasks.engine.rows import LARGEST, Plan
 from tasks.engine.scaler import encoder_of
 from tasks.engine.scoring import Encoder
 from tasks.engine.summarise import Pass, PassSummary
@@ -28,6 +28,7 @@ SAMPLE_ROWS = 200_000
 SAMPLE_BYTES = 256 * 1024 * 1024
 LEAKAGE_CORRELATION = 0.9999
 MOST_FREQUENT = 20
+LEAST_GAIN = 1e-6  # of a split; kRtEps in XGBoost's source
 
 
 class ColumnProfile(Frozen):
@@ -152,6 +153,7 @@ def _profile(summary: PassSummary, plan: Plan, dataset: Dataset, config: Config)
         if summary.target.count[i]
     }
     _check_sides(target, config, summary)
+    _check_spread(target, plan, summary)
     columns = _columns(summary, plan)
     encoder = encoder_of(plan, summary.numbers, summary.categories, config.normalize.kind)
     assert dataset.digest is not None
@@ -226,11 +228,37 @@ def _notes(
                 f"{column.name!r} has a correlation of {column.correlation:.6f} with the target: "
                 "does it give the answer away? Leave it out with data.exclude if so."
             )
-    if target["train"].deviation == 0:
+    train = target["train"]
+    squares = train.rows * train.deviation**2
+    if train.low == train.high:
         notes.append(f"The target {plan.target.name!r} is constant: its R² is undefined.")
+    elif squares < 1000 * LEAST_GAIN:
+        notes.append(
+            f"The target {plan.target.name!r} varies so little (squares that add up to "
+            f"{squares:.1g}) that hardly a split gains the {LEAST_GAIN:g} that XGBoost asks of it: "
+            "multiply it by a constant in the source."
+        )
     for reason, count in sorted(summary.reasons.items()):
-        notes.append(f"{count:,} rows were set aside: {reason}.")
+        rows = "1 row was" if count == 1 else f"{count:,} rows were"
+        notes.append(f"{rows} set aside: {reason}.")
     return tuple(notes)
+
+
+def _check_spread(target: dict[Side, TargetProfile], plan: Plan, summary: PassSummary) -> None:
+    """Raises UserError where gradients would overflow: every split would be a chance hit."""
+    train = target["train"]
+    farthest = max(
+        max(side.high - train.mean, train.mean - side.low)
+        for name, side in target.items()
+        if name != "test"
+    )
+    weight = summary.max_weight if plan.weight else 1.0
+    if train.rows * farthest**2 * max(weight, 1.0) > LARGEST:
+        raise UserError(
+            f"The target {plan.target.name!r} lies up to {farthest:.2g} from its mean, in "
+            f"{train.rows:,} training rows: the sum of such squares is beyond {LARGEST:.2g}, "
+            "which XGBoost's 32-bit floats hold. Divide it by a constant in the source."
+        )
 
 
 def _check_rejected(summary: PassSummary, config: Config, folder: str) -> None:
@@ -260,9 +288,10 @@ def _check_sides(target: dict[Side, TargetProfile], config: Config, summary: Pas
     for side in wanted:
         if side not in target:
             raise UserError(
-                f"The split leaves no {side} rows: {usable:,} usable rows with split.kind="
-                f"{config.split.kind}, split.valid={config.split.valid:g}, split.test="
-                f"{config.split.test:g}. Give it more rows or other shares."
+                f"The split leaves no {side} rows: {usable:,} usable "
+                f"row{'' if usable == 1 else 's'} with split.kind={config.split.kind}, "
+                f"split.valid={config.split.valid:g}, split.test={config.split.test:g}. Give it "
+                "more rows or other shares."
             )
     if target["train"].rows < 2:
         raise UserError(

@@ -115,6 +115,8 @@ def _check_sqlite(url: Any, source: Input) -> None:
     name = url.database
     if url.get_backend_name() != "sqlite" or not name or name.startswith((":", "file:")):
         return
+    if Path(name).is_dir():
+        raise UserError(f"{name!r} is a folder, not a database file.")
     if not Path(name).is_file():
         folder = Path(name).absolute().parent
         known = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tasks.engine.boost import BoostSpec, Segment, boost_segment
-from tasks.engine.checkpoints import CheckpointStore
+from tasks.engine.checkpoints import Checkpoint, CheckpointStore
 from tasks.engine.dataset import RowGroup
-from tasks.engine.errors import RunError
+from tasks.engine.errors import RunError, UserError
 from tasks.engine.matrix import BatchSource, Float32
 
 # Of the worker's memory limit; where it has none, of nothing known, so a plain amount.
@@ -66,6 +66,13 @@ def run_job(job: Job) -> Segment:
     def on_round(round_: int, metrics: dict[str, float]) -> None:
         worker.log_event(job.topic, {"round": round_, "metrics": metrics})
 
+    def save(checkpoint: Checkpoint) -> None:
+        # a full disk costs the checkpoint, not the training
+        try:
+            job.store.save(checkpoint)
+        except (OSError, UserError) as error:
+            worker.log_event(job.topic, {"round": checkpoint.rounds, "unsaved": str(error)})
+
     limit = worker.memory_manager.memory_limit
     return boost_segment(
         job.spec,
@@ -73,7 +80,7 @@ def run_job(job: Job) -> Segment:
         job.sample(),
         start,
         group=job.members,
-        save=job.store.save,
+        save=save,
         on_round=on_round,
         check_stop=check_stop,
         threads=worker.state.nthreads,

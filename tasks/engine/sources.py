@@ -45,6 +45,9 @@ def resolve(config: DataConfig) -> Source:
     source = config.source
     shown = redact(source)
     scheme = _SCHEME.match(source)
+    if (config.query or config.table) and (not scheme or scheme[1] == "file"):
+        setting = "data.query" if config.query else "data.table"
+        raise UserError(f"{setting} is for databases, and data.source={shown!r} is none.")
     if source.startswith("demo:"):
         if source != DEMO:
             raise UserError(f"There is no {source!r}. The one demo is {DEMO!r}.")
@@ -129,6 +132,11 @@ def _local(text: str, shown: str) -> list[SourceFile]:
             path = Path(root)
     except PermissionError as error:
         raise UserError(f"{error.filename or shown} can't be read: permission denied.") from None
+    except OSError as error:
+        cause = (error.strerror or str(error)).lower()
+        raise UserError(f"data.source={shown!r} can't be read: {cause}.") from None
+    if path.is_symlink():
+        raise UserError(f"data.source={shown!r} is a link to {os.readlink(path)!r}, which is gone.")
     raise _not_there(path, shown)
 
 
@@ -250,8 +258,18 @@ def _remote(source: str, shown: str, scheme: str) -> list[SourceFile]:
 
 
 def _unreachable(source: str, shown: str, error: BaseException) -> UserError:
+    status = getattr(error, "status", None)
+    if status in (401, 403):
+        return UserError(
+            f"data.source={shown!r}: the server refuses ({status} {getattr(error, 'message', '')})."
+            " Its credentials belong where fsspec looks for them: the storage's own variables, or "
+            "a file in ~/.config/fsspec."
+        )
     cause = f"{type(error).__name__}: {error}".replace(source, shown).rstrip(". ")
-    return UserError(f"data.source={shown!r} can't be reached ({cause}).")
+    return UserError(
+        f"data.source={shown!r} can't be reached ({cause}). Correct the address, or look whether "
+        "this host reaches it."
+    )
 
 
 def _remote_infos(filesystem: Any, path: str, scheme: str) -> tuple[str, dict[str, Any]]:

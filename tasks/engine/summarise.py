@@ -177,10 +177,12 @@ def _check_range(name: str, values: Float64, rows: Rows) -> None:
         wrong = np.abs(values) > LARGEST
     if wrong.any():
         row = int(np.argmax(wrong))
+        plain = name if name.isidentifier() else f"`{name}`"
+        rule = f"{plain} < 1e30" if values[row] > 0 else f"{plain} > -1e30"
         raise UserError(
             f"The column {name!r} holds {values[row]} in row {rows.numbers[row]:,} of {rows.path}: "
             f"features are finite numbers within ±{LARGEST:.2g}. Make such values missing, or set "
-            f'their rows aside with a rule such as "{name} < 1e30" and data.max_rejected.'
+            f'their rows aside with a rule such as "{rule}" and data.max_rejected.'
         )
 
 

@@ -244,11 +244,11 @@ def test_sums_of_gradients_do_not_depend_on_their_order(weighted: bool) -> None:
     scale = LabelScale.of(spec)
     label = scale.to_label(target)
     margin = (scale.offset + random.normal(size=20_000)).astype(np.float32)
-    gradient = (margin - label).astype(np.float32)
+    gradient = (margin - label).astype(np.float64)
     if weighted:
-        gradient = on_grid(gradient.astype(np.float64) * weight, scale.binade * 4)
-    ordered = np.cumsum(np.sort(gradient).astype(np.float64))[-1]
-    assert ordered == np.cumsum(gradient.astype(np.float64))[-1] == math.fsum(gradient)
+        gradient = on_grid(gradient * weight, scale.binade * 4)
+    ordered = np.cumsum(np.sort(gradient))[-1]
+    assert ordered == np.cumsum(gradient)[-1] == math.fsum(gradient)
     if not weighted:
         assert (label >= scale.binade).all() and (label < 2 * scale.binade).all()
 

@@ -245,6 +245,7 @@ def test_a_check_says_what_a_run_would_do() -> None:
         columns=columns,
         target={"train": side.model_copy(update={"rows": 14}), "test": side},
         mean=206855.8,
+        max_weight=None,
         encoder="",
         sample=(),
         rejected=3,

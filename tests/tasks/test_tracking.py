@@ -2,12 +2,9 @@ import json
 import math
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib.figure
@@ -25,6 +22,7 @@ from tasks.tracking import (
     open_run,
     without_secrets,
 )
+from tests.mlflow_server import MlflowServer
 
 
 @pytest.fixture(scope="module")
@@ -251,94 +249,43 @@ def test_secrets_in_urls_are_taken_out() -> None:
     )
 
 
-class Server:
-    """A real MLflow server on a loopback port of its own, which can be killed and started."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
-        command += ["--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}"]
-        command += ["--artifacts-destination", str(self.folder / "artifacts")]
-        with (self.folder / "server.log").open("a") as log:
-            self.process = subprocess.Popen(
-                command,
-                # without its job runners the server starts in a third of the time
-                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-                cwd=self.folder,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-
-    def wait(self) -> None:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                urllib.request.urlopen(f"{self.uri}/health", timeout=2).close()
-                return
-            except OSError:
-                assert time.monotonic() < deadline, (self.folder / "server.log").read_text()
-                time.sleep(0.1)
-
-    def kill(self) -> None:
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    server = Server(tmp_path)
-    server.start()
-    try:
-        server.wait()
-        yield server
-    finally:
-        server.kill()
-
-
 def test_a_server_that_is_away_for_some_seconds_loses_nothing(
-    server: Server, tmp_path: Path
+    mlflow_server: MlflowServer, tmp_path: Path
 ) -> None:
     spool = tmp_path / "spool"
-    recorder = open_run(server.uri, "homes", "night", {}, spool)
+    recorder = open_run(mlflow_server.uri, "homes", "night", {}, spool)
     for step in range(20):
         recorder.metrics({"r2": step / 100}, step)
         if step == 5:
             recorder.flush()
-            server.kill()
+            mlflow_server.kill()
         time.sleep(0.02)
     recorder.text("plot", "plots/plot.txt")
     recorder.dataset("homes", "d1", "s3://bucket/homes", {"size": "double"}, 3)
     while recorder.state().cause is None:
         time.sleep(0.1)
     assert recorder.state().pending > 0
-    server.start()
+    mlflow_server.start()
     assert recorder.flush(60).complete
-    client = MlflowClient(server.uri, server.uri)
+    client = MlflowClient(mlflow_server.uri, mlflow_server.uri)
     assert history(client, recorder.run_id, "r2") == {step: step / 100 for step in range(20)}
     assert artifacts(client, recorder.run_id) == ["plots/plot.txt"]
     assert len(client.get_run(recorder.run_id).inputs.dataset_inputs) == 1
 
     # away for good, as far as this process can tell: it keeps the rest and says so
-    server.kill()
+    mlflow_server.kill()
     recorder.metrics({"r2": 0.2}, 20)
     started = time.monotonic()
     recorded = recorder.close("FAILED", timeout=0.5)
     assert time.monotonic() - started < 10
     assert recorded.pending == 2
     assert "refused" in (recorded.cause or "")
-    with pytest.raises(RunError, match=f"^MLflow at {server.uri} did not answer within 0.1 s: "):
-        open_run(server.uri, "homes", "night", {}, spool, timeout=0.1)
+    with pytest.raises(
+        RunError, match=f"^MLflow at {mlflow_server.uri} did not answer within 0.1 s: "
+    ):
+        open_run(mlflow_server.uri, "homes", "night", {}, spool, timeout=0.1)
     # the server's own store, opened here: the same run, without waiting for a server once more
-    uri = f"sqlite:///{server.folder / 'mlflow.db'}"
+    uri = f"sqlite:///{mlflow_server.folder / 'mlflow.db'}"
     assert open_run(uri, "homes", "night", {}, spool).close(None).complete
     client = MlflowClient(uri, uri)
     assert client.get_run(recorder.run_id).info.status == "FAILED"

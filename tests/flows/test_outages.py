@@ -1,0 +1,112 @@
+"""Servers that go away while a run trains: nothing recorded is lost, and the run goes on."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from tasks.engine.summary import Summary
+from tests.conftest import Boostline
+from tests.flows.test_train import read_flow_run, runs_of, wait_for_checkpoint
+from tests.mlflow_server import MlflowServer
+
+pytestmark = pytest.mark.slow
+
+OUTAGE_SECONDS = float(os.environ.get("BOOSTLINE_TEST_OUTAGE", "10"))
+ROUNDS = 400
+
+
+def long_training(shared_data: Path) -> list[str]:
+    return [
+        "--data", str(shared_data / "diamonds.csv"), "--target", "price",
+        "--set", f"boost.n_estimators={ROUNDS}", "--set", "boost.max_depth=9",
+    ]  # fmt: skip
+
+
+def everything_is_there(client: MlflowClient, run_id: str) -> None:
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    for name in ("round/train_rmse", "round/valid_rmse", "round/train_r2", "round/valid_r2"):
+        steps = [metric.step for metric in client.get_metric_history(run_id, name)]
+        assert steps == list(range(1, ROUNDS + 1)), name
+    assert "test_r2" in run.data.metrics
+    assert len(client.list_artifacts(run_id, "plots")) == 4
+    assert len(run.inputs.dataset_inputs) == 1
+
+
+def test_mlflow_is_away_for_a_while(
+    boostline: Boostline, shared_data: Path, mlflow_server: MlflowServer
+) -> None:
+    summary = boostline.folder / "summary.json"
+    arguments = ["train", "--summary", str(summary), *long_training(shared_data)]
+    with boostline.start(*arguments, MLFLOW_TRACKING_URI=mlflow_server.uri) as process:
+        wait_for_checkpoint(boostline, process, 20)
+        mlflow_server.kill()
+        time.sleep(OUTAGE_SECONDS)
+        mlflow_server.start()
+        _, err = process.communicate(timeout=150)
+    assert process.returncode == 0, err
+    found = Summary.model_validate_json(summary.read_bytes())
+    client = MlflowClient(mlflow_server.uri, mlflow_server.uri)
+    everything_is_there(client, found.mlflow_run_id)
+    assert client.get_logged_model(found.model_uri.removeprefix("models:/")).status == "READY"
+
+
+def test_mlflow_is_away_for_good(
+    boostline: Boostline, shared_data: Path, mlflow_server: MlflowServer, prefect_server: Any
+) -> None:
+    place = {"MLFLOW_TRACKING_URI": mlflow_server.uri}
+    more = ["--set", "track.timeout=3", "--set", "track.model=stones"]
+    with boostline.start("train", *long_training(shared_data), *more, **place) as process:
+        wait_for_checkpoint(boostline, process, 20)
+        mlflow_server.kill()
+        _, err = process.communicate(timeout=150)
+    assert process.returncode == 1
+    message = err.splitlines()[-1]
+    folder = next((boostline.home / "runs").iterdir())
+    assert message.startswith(
+        "The model is trained, but MLflow has not taken the whole run: after 3 s (track.timeout) "
+    )
+    assert message.endswith(
+        f"Nothing is lost, all of it is kept in {folder}. Once MLflow answers, `boostline record` "
+        "finishes the recording."
+    )
+    flow_run = read_flow_run(prefect_server, folder.name)
+    assert flow_run["state_type"] == "FAILED"
+    assert "MLflow has not taken the whole run" in flow_run["state"]["message"]
+
+    mlflow_server.start()
+    mlflow_server.wait()
+    ran = boostline("record", **place)
+    assert ran.returncode == 0, ran.stderr
+    client = MlflowClient(mlflow_server.uri, mlflow_server.uri)
+    (run,) = runs_of(client)
+    assert ran.stdout.startswith(f"Recorded: MLflow run {run.info.run_id}, models:/m-")
+    everything_is_there(client, run.info.run_id)
+    assert client.get_model_version("stones", "1").run_id == run.info.run_id
+    again = boostline("record", **place)
+    assert again.stdout == "Nothing waits to be recorded.\n"
+
+
+def test_prefect_is_away_for_a_while(
+    boostline: Boostline, shared_data: Path, prefect_server: Any
+) -> None:
+    summary = boostline.folder / "summary.json"
+    with boostline.start(
+        "train", "--summary", str(summary), *long_training(shared_data)
+    ) as process:
+        wait_for_checkpoint(boostline, process, 20)
+        # stopped, it answers nobody and keeps its port
+        os.kill(prefect_server.pid, signal.SIGSTOP)
+        try:
+            time.sleep(OUTAGE_SECONDS)
+        finally:
+            os.kill(prefect_server.pid, signal.SIGCONT)
+        _, err = process.communicate(timeout=150)
+    assert process.returncode == 0, err
+    found = Summary.model_validate_json(summary.read_bytes())
+    assert read_flow_run(prefect_server, found.flow_run_id)["state_type"] == "COMPLETED"
