@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +20,9 @@ from tasks.ledger import RunFolder, dead, entries
 POLL_SECONDS = 2.0
 DIED = "Its process died before the run had ended."
 INTERRUPTED = "Interrupted by its user."
+WATCH = "boostline: a silent training has crashed"
+HEARTBEAT = "prefect.flow-run.heartbeat"
+SILENCE_SECONDS = 100
 
 _ENDED = {StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED, StateType.CRASHED}
 
@@ -110,3 +114,37 @@ def _watch(flow_run_id: str, ended: threading.Event) -> None:
             if wanted in (StateType.CANCELLING, StateType.CANCELLED) and not ended.is_set():
                 os.kill(os.getpid(), signal.SIGINT)
                 return
+
+
+def watch_silent_runs() -> None:
+    """On a standing server: a training that sends no heartbeat any more has crashed.
+
+    A flow sends one every 30 s from a thread of its own, whatever it is doing. The limit leaves
+    room for a minute in which the server itself is away.
+    """
+    from prefect.automations import Automation
+    from prefect.events.actions import ChangeFlowRunState
+    from prefect.events.schemas.automations import EventTrigger, Posture
+
+    with get_client(sync_client=True) as client:
+        if client.find_automation(WATCH):
+            return
+    ended = {f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Cancelled", "Crashed")}
+    Automation(
+        name=WATCH,
+        description="Made by Boostline: a training whose process is gone is told as crashed.",
+        trigger=EventTrigger(
+            after={HEARTBEAT},
+            expect={HEARTBEAT, *ended},
+            match={"prefect.resource.id": "prefect.flow-run.*"},
+            match_related={
+                "prefect.resource.role": "flow",
+                "prefect.resource.name": "boostline-train",
+            },
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=timedelta(seconds=SILENCE_SECONDS),
+        ),
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=DIED)],
+    ).create()

@@ -37,11 +37,13 @@ def run(config: Config, home: Home, verbose: bool = False) -> "Outcome":
             # Prefect reads its settings when it is imported
             os.environ.update(server.environment(verbose=verbose))
             from flows.pipeline import train_flow
-            from flows.states import settle
+            from flows.states import settle, watch_silent_runs
 
             quiet_mlflow()
             store.result()
             server.wait()
+            if not server.embedded:
+                watch_silent_runs()
             settle(home)
             with server.flow_settings(), _told_to_the_end(), _interruptible(home):
                 return train_flow(config, home.root)
