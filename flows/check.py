@@ -3,8 +3,10 @@
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from flows.places import cluster_of
+from flows.places import aside, cluster_of
+from tasks.engine.boost import BoostSpec
 from tasks.engine.boosting import checkpoints_of, spec_of, training_key
+from tasks.engine.checkpoints import Checkpoint
 from tasks.engine.config import Config
 from tasks.engine.early import SMALL_BYTES
 from tasks.engine.fold import BATCH_ROWS
@@ -14,6 +16,7 @@ from tasks.engine.planning import plan_of
 from tasks.engine.profile import Profile, take_profile
 from tasks.engine.progress import Progress, reporter
 from tasks.engine.report import Side
+from tasks.engine.secrets import referred
 from tasks.engine.sources import resolve
 
 
@@ -26,6 +29,7 @@ class CheckResult:
     profile: Profile
     notes: tuple[str, ...]
     rounds: int
+    rounds_left: int
     resumes_from_round: int
     binned_bytes: int
 
@@ -36,15 +40,15 @@ def check(config: Config, home: Home) -> CheckResult:
     Raises:
         UserError: whatever a run would refuse before it trains.
     """
-    tell = reporter()
+    tell, secrets = reporter(), referred(config.data.source)
     with ExitStack() as stack:
         client = None
         source = resolve(config.data)
         if source.size > SMALL_BYTES:
-            client = stack.enter_context(cluster_of(config.cluster, home))
+            client = stack.enter_context(cluster_of(config.cluster, home, secrets))
         dataset = ingest(config.data, home, client)
         if client is None and dataset.rows > 4 * BATCH_ROWS:
-            client = stack.enter_context(cluster_of(config.cluster, home))
+            client = stack.enter_context(cluster_of(config.cluster, home, secrets))
         plan = plan_of(config, dataset, client)
         dataset, profile = take_profile(
             client,
@@ -61,10 +65,18 @@ def check(config: Config, home: Home) -> CheckResult:
         rows=dataset.rows,
         sides=profile.rows,
         profile=profile,
-        notes=(*dataset.notes, *profile.notes),
+        notes=(*dataset.notes, *profile.notes, *aside(profile, home)),
         rounds=config.boost.n_estimators,
+        rounds_left=_rounds_left(spec, start),
         resumes_from_round=start.rounds if start else 0,
         binned_bytes=profile.rows["train"]
         * len(plan.features)
         * (1 if config.boost.max_bin <= 256 else 2),
     )
+
+
+def _rounds_left(spec: BoostSpec, start: Checkpoint | None) -> int:
+    """None after an early stop, whatever number of rounds was asked for."""
+    if start is None:
+        return spec.n_estimators
+    return 0 if spec.is_complete(start.history) else spec.n_estimators - start.rounds

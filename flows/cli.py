@@ -148,7 +148,7 @@ def train(
         outcome.report,
         outcome.notes,
         outcome.links,
-        outcome.best_round,
+        outcome.trained_rounds,
     )
 
 

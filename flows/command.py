@@ -5,7 +5,6 @@ nothing heavy.
 """
 
 import os
-import re
 import sys
 from typing import NoReturn
 
@@ -13,7 +12,6 @@ INTERRUPTED = (
     "Interrupted. What was done up to the last checkpoint is kept: "
     "the same command goes on from there."
 )
-_PASSWORD = re.compile(r"(\w+://[^\s/:@]*):[^\s/@]+@")
 
 
 def main() -> NoReturn:
@@ -74,18 +72,16 @@ def _say(message: str) -> None:
 def _say_unexpected(error: BaseException) -> None:
     import traceback
 
-    text = _without_passwords("".join(traceback.format_exception(error)))
+    from tasks.engine.secrets import without_secrets
+
+    text = without_secrets("".join(traceback.format_exception(error)))
     if "--verbose" in sys.argv:
         _say(text.rstrip())
-    cause = _without_passwords(" ".join(str(error).split()))
+    cause = without_secrets(" ".join(str(error).split()))
     named = f"{type(error).__name__}: {cause}" if cause else type(error).__name__
     kept = _save(text)
     where = f"The traceback is in {kept}." if kept else "See it whole with --verbose."
     _say(f"Unexpected, probably a bug in Boostline: {named}\n{where}")
-
-
-def _without_passwords(text: str) -> str:
-    return _PASSWORD.sub(r"\1:***@", text)
 
 
 def _save(text: str) -> str | None:
@@ -94,11 +90,12 @@ def _save(text: str) -> str | None:
 
     try:
         from tasks.engine.home import Home
+        from tasks.engine.secrets import without_secrets
 
         folder = Home.at().local / "logs"
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}.txt"
-        command = _without_passwords(" ".join(sys.argv))
+        command = without_secrets(" ".join(sys.argv))
         file.write_text(f"{command}\n\n{text}", encoding="utf-8", errors="replace")
     except OSError:
         return None

@@ -1,5 +1,6 @@
 """The train flow: ingest, normalize, train, evaluate, record."""
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,12 +11,18 @@ from pathlib import Path
 from prefect import flow
 from prefect.runtime import flow_run
 
-from flows.places import cluster_of, tracking_of
+from flows.places import aside, cluster_of, tracking_of
 from flows.states import cancelling
 from tasks.artifacts import show_results
 from tasks.engine.config import Config
 from tasks.engine.home import Home, digest_of
 from tasks.engine.report import Report
+from tasks.engine.secrets import (
+    check_by_reference,
+    referred,
+    with_clean_errors,
+    without_secrets,
+)
 from tasks.engine.summary import Seconds, Summary
 from tasks.evaluate import evaluate_model
 from tasks.ingest import ingest_table
@@ -31,19 +38,22 @@ from tasks.record import (
     record_run,
     rounds_to,
 )
-from tasks.tracking import Recorder, Status, open_run, without_secrets
+from tasks.tracking import Recorder, Status, open_run
 from tasks.train import train_model
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to. `links` say where to look at it; `best_round` is None where all count."""
+    """What a run came to. `links` say where to look at it.
+
+    `trained_rounds` were trained; early stopping may have kept fewer.
+    """
 
     summary: Summary
     report: Report
     notes: tuple[str, ...]
-    links: dict[str, str]
-    best_round: int | None
+    links: dict[str, tuple[str, ...]]
+    trained_rounds: int
 
 
 class Clock:
@@ -68,18 +78,24 @@ class Clock:
 def _run_name() -> str:
     config = flow_run.parameters["config"]
     data = config.data if isinstance(config, Config) else Config.model_validate(config).data
-    table = Path(data.source.rstrip("/")).name or data.source
+    table = Path(data.shown.partition("?")[0].rstrip("/")).name or data.shown
     return f"{table} · {datetime.now(UTC):%Y-%m-%d %H:%M}"
 
 
 @flow(name="boostline-train", flow_run_name=_run_name, persist_result=False)
-def train_flow(config: Config, home: str) -> Outcome:
-    """Trains a model as `config` says and records it. `home` is BOOSTLINE_HOME."""
-    clock, place = Clock(), Home(home)
+@with_clean_errors
+def train_flow(config: Config, home: str | None = None) -> Outcome:
+    """Trains a model as `config` says and records it.
+
+    `home` is where everything is kept; BOOSTLINE_HOME, or `.boostline` in the folder of the flow's
+    process, where it is not given.
+    """
+    check_by_reference(config.data.source)
+    clock, place = Clock(), Home.at(home)
     with (
         cancelling(str(flow_run.id)),
         recording(config, place) as (recorder, folder),
-        cluster_of(config.cluster, place) as client,
+        cluster_of(config.cluster, place, referred(config.data.source)) as client,
     ):
         with clock.step("ingest"):
             dataset, plan = ingest_table(config, place, client)
@@ -107,9 +123,9 @@ def train_flow(config: Config, home: str) -> Outcome:
     return Outcome(
         summary=summary,
         report=report,
-        notes=(*dataset.notes, *profile.notes, *trained.notes),
+        notes=(*dataset.notes, *profile.notes, *aside(profile, place), *trained.notes),
         links=_links(config, recorder, logged),
-        best_round=trained.best_rounds if trained.best_rounds < trained.rounds else None,
+        trained_rounds=trained.rounds,
     )
 
 
@@ -128,7 +144,8 @@ def recording(config: Config, home: Home) -> Iterator[tuple[Recorder, RunFolder]
     with under_way(home, run_id, key) as folder:
         uri = tracking_of(config.track.experiment, home)
         place = without_secrets(uri)
-        tags = {"prefect.flow_run_id": run_id, "prefect.flow_run_url": str(flow_run.ui_url or "")}
+        url = without_secrets(str(flow_run.ui_url or ""))
+        tags = {"prefect.flow_run_id": run_id, "prefect.flow_run_url": url}
         recorder = open_run(
             uri,
             config.track.experiment,
@@ -189,15 +206,17 @@ def _summary(found: Findings, logged: Logged, recorder: Recorder, clock: Clock) 
     )
 
 
-def _links(config: Config, recorder: Recorder, logged: Logged) -> dict[str, str]:
+def _links(config: Config, recorder: Recorder, logged: Logged) -> dict[str, tuple[str, ...]]:
+    """What to show behind each label, a line each: where the run is, and how to look at it."""
     uri = recorder.client.tracking_uri
-    links = {}
+    look = f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite") else uri
+    links: dict[str, tuple[str, ...]] = {}
     if logged.version:
-        links["Registered"] = f"{config.track.model}, version {logged.version}"
-    where = f"run {recorder.run_id} in the experiment {config.track.experiment!r}"
-    if uri.startswith("sqlite"):
-        links["MLflow"] = f"{where}: mlflow ui --backend-store-uri {uri}"
-    else:
-        links["MLflow"] = f"{where} at {without_secrets(uri)}"
-    links["Prefect"] = f"flow run {flow_run.name!r} ({flow_run.id})"
+        links["Version"] = (f"{config.track.model}/{logged.version}",)
+    experiment = f"experiment {config.track.experiment!r}"
+    links["MLflow"] = (f"run {recorder.run_id}, {experiment}", without_secrets(look))
+    # set for the embedded server, whose pages are gone when the command ends
+    home = os.environ.get("PREFECT_HOME")
+    pages = f"PREFECT_HOME={home} prefect server start" if home else str(flow_run.ui_url)
+    links["Prefect"] = (f"flow run {flow_run.id}, {flow_run.name!r}", without_secrets(pages))
     return links

@@ -1,26 +1,44 @@
 """Where a run takes place: the cluster of a configuration, with the project's own errors."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from tasks.engine.config import ClusterConfig
-from tasks.engine.errors import RunError
+from tasks.engine.errors import RunError, UserError
 from tasks.engine.home import Home
+from tasks.engine.profile import Profile
+from tasks.engine.secrets import keep_logs_clean, without_secrets
 
 # what workers need in any case: loaded while the first task is still on its way
 AHEAD = ("xgboost", "pandas", "pyarrow.parquet", "tasks.engine.profile")
 
 
 @contextmanager
-def cluster_of(config: ClusterConfig, home: Home) -> Iterator[Any]:
+def cluster_of(
+    config: ClusterConfig, home: Home, secrets: Mapping[str, str] | None = None
+) -> Iterator[Any]:
     """The Dask client of the configured cluster; the user's folder is last on its workers' path.
 
+    `secrets` are variables that the workers need too; those of this host's inherit them.
+
     Raises:
+        UserError: TLS can't be set up, or the scheduler does not trust this host.
         RunError: the cluster did not come up.
     """
-    from infra.cluster import ClusterError, open_cluster, send_user_folder
+    from infra.cluster import (
+        ClusterError,
+        on_every_worker,
+        open_cluster,
+        send_user_folder,
+        send_variables,
+    )
+    from infra.cluster_plan import ClusterSettingError, TlsFiles
+
+    tls = None
+    if config.tls_ca and config.tls_cert and config.tls_key:
+        tls = TlsFiles(config.tls_ca, config.tls_cert, config.tls_key)
 
     try:
         with open_cluster(
@@ -34,9 +52,15 @@ def cluster_of(config: ClusterConfig, home: Home) -> Iterator[Any]:
             start_timeout_s=config.start_timeout,
             worker_ttl_s=config.worker_ttl,
             imports=AHEAD,
+            tls=tls,
         ) as client:
             send_user_folder(client, os.getcwd())
+            on_every_worker(client, keep_logs_clean)
+            if config.kind == "address":
+                send_variables(client, secrets or {})
             yield client
+    except ClusterSettingError as error:
+        raise UserError(str(error)) from error
     except ClusterError as error:
         raise RunError(str(error)) from error
 
@@ -45,6 +69,7 @@ def tracking_of(experiment: str, home: Home) -> str:
     """MLflow's tracking URI, with its store and the experiment ready.
 
     Raises:
+        UserError: MLflow does not let this user in.
         RunError: the embedded store could not be made.
     """
     from infra.mlflow_store import MlflowStoreError, open_experiment, prepare_mlflow
@@ -53,5 +78,32 @@ def tracking_of(experiment: str, home: Home) -> str:
         uri = prepare_mlflow(home.local)
     except MlflowStoreError as error:
         raise RunError(str(error)) from error
-    open_experiment(uri, experiment, home.local)
+    from mlflow.exceptions import MlflowException
+
+    try:
+        open_experiment(uri, experiment, home.local)
+    except MlflowException as error:
+        check_let_in(error, uri)
+        raise
     return uri
+
+
+def check_let_in(error: Exception, uri: str) -> None:
+    """Raises UserError where MLflow does not know the user, or does not allow it."""
+    status = getattr(error, "get_http_status_code", int)()
+    if status in (401, 403):
+        known = (
+            "refuses the user" if os.environ.get("MLFLOW_TRACKING_USERNAME") else "asks for a user"
+        )
+        raise UserError(
+            f"MLflow at {without_secrets(uri)} (MLFLOW_TRACKING_URI) {known} ({status}). Set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, to "
+            "those of a user who may."
+        ) from None
+
+
+def aside(profile: Profile, home: Home) -> list[str]:
+    """Where the rows are that were set aside, as a note; none where there are none."""
+    if not profile.rejected:
+        return []
+    return [f"The rows that were set aside are under {home.path('rejected')}, with the reason."]

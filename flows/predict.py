@@ -18,18 +18,19 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from flows.places import cluster_of
+from flows.places import check_let_in, cluster_of
 from infra.mlflow_store import prepare_mlflow, quiet_mlflow
 from tasks.engine.config import ClusterConfig, DataConfig
 from tasks.engine.dataset import Dataset
-from tasks.engine.errors import UserError, unknown_column
+from tasks.engine.errors import UserError, listing, nearest, unknown_column
 from tasks.engine.fold import BATCH_ROWS
 from tasks.engine.frames import open_input
 from tasks.engine.home import Home
 from tasks.engine.ingest import ingest
 from tasks.engine.predictions import Part, Predictions, ScorerRef, predict_table
 from tasks.engine.progress import Progress, reporter
-from tasks.engine.scoring import Encoder
+from tasks.engine.scoring import Encoder, TamperedModelError
+from tasks.engine.secrets import referred
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ def run(
     """
     started = time.monotonic()
     tell = reporter()
+    tell(Progress("predict", 0, 0, ""))
     writer = _writer(out)
     scorer = _fetched(model, home)
     encoder = scorer.load().encoder
@@ -66,7 +68,7 @@ def run(
         _check_columns(dataset, encoder, keep)
         client = None
         if dataset.rows > BATCH_ROWS:
-            client = stack.enter_context(cluster_of(cluster, home))
+            client = stack.enter_context(cluster_of(cluster, home, referred(data.source)))
         folder = mkdtemp(prefix="scored-", dir=_scratch(home))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         found = predict_table(
@@ -104,6 +106,7 @@ def _fetched(model: str, home: Home) -> ScorerRef:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
+    from tasks.engine.secrets import without_secrets
     from tasks.model import fetch_scorer
 
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
@@ -111,11 +114,16 @@ def _fetched(model: str, home: Home) -> ScorerRef:
     folder.mkdir(parents=True)
     try:
         stored = fetch_scorer(client, _model_uri(model, client), folder)
+        stored.load()
+    except TamperedModelError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise UserError(f"The model {model!r} from {without_secrets(uri)}: {error}") from None
     except (MlflowException, ValueError) as error:
         shutil.rmtree(folder, ignore_errors=True)
+        check_let_in(error, uri)
         raise UserError(
-            f"The model {model!r} is not to be had from {uri}: {error}. Name one as "
-            "models:/NAME/VERSION, models:/NAME@ALIAS, NAME, or the model URI that a run printed."
+            f"The model {model!r} can't be had from {without_secrets(uri)}: {error}. Name one as "
+            "NAME, NAME/VERSION or NAME@ALIAS, or by the model URI that a run printed."
         ) from None
     return ScorerRef(str(stored.folder), stored.manifest_sha256)
 
@@ -129,15 +137,21 @@ def _model_uri(model: str, client: Any) -> str:
     if not versions:
         names = [found.name for found in client.search_registered_models()]
         raise ValueError(
-            f"no model is registered under that name (registered: {', '.join(names) or 'none'})"
+            f"no model is registered under that name.{nearest(model, names)} "
+            f"Registered are: {listing(names) or 'none'}"
         )
     return f"models:/{model}/{max(int(version.version) for version in versions)}"
 
 
 def _check_columns(dataset: Dataset, encoder: Encoder, keep: Sequence[str]) -> None:
-    for name in encoder.names:
-        if name not in dataset.names:
-            raise unknown_column(name, "model's feature", "of training", dataset.names)
+    missing = [name for name in encoder.names if name not in dataset.names]
+    if len(missing) == 1:
+        raise unknown_column(missing[0], "model's feature", "of training", dataset.names)
+    if missing:
+        raise UserError(
+            f"The table lacks {len(missing)} of the model's {len(encoder.names)} feature columns: "
+            f"{listing(missing)}. Its columns are: {listing(dataset.names)}."
+        )
     for name in keep:
         if name not in dataset.names:
             raise unknown_column(name, "kept", "--keep", dataset.names)

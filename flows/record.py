@@ -6,9 +6,10 @@ from flows.places import tracking_of
 from tasks.engine.config import TrackConfig
 from tasks.engine.errors import RunError, UserError
 from tasks.engine.home import Home
+from tasks.engine.secrets import without_secrets
 from tasks.ledger import Entry, RunFolder, entries, held
 from tasks.record import FINDINGS, Findings, finish_recording
-from tasks.tracking import open_run, without_secrets
+from tasks.tracking import open_run
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What a command found, as text and tables that fit 80 columns."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -26,8 +26,8 @@ def show_training(
     summary: Summary,
     report: Report,
     notes: Iterable[str] = (),
-    links: Mapping[str, str] | None = None,
-    best_round: int | None = None,
+    links: Mapping[str, Sequence[str]] | None = None,
+    trained_rounds: int | None = None,
 ) -> None:
     """The table of metrics, the notes, and where the model and its run are."""
     console.print()
@@ -51,9 +51,11 @@ def show_training(
     show_notes(console, notes)
     console.print()
     _labelled(console, {"Model": summary.model_uri})
-    for line in _model_lines(summary, best_round):
+    for line in _model_lines(summary, trained_rounds):
         _labelled(console, {"": line})
-    _labelled(console, links or {})
+    for label, texts in (links or {}).items():
+        for number, text in enumerate(texts):
+            _labelled(console, {label if number == 0 else "": text})
 
 
 def show_notes(console: Console, notes: Iterable[str]) -> None:
@@ -80,9 +82,6 @@ def show_check(console: Console, result: "CheckResult", target: str) -> None:
     console.print()
     sides = ", ".join(f"{result.sides[side]:,} {side}" for side in SIDES if result.sides[side])
     lines = {"Rows": f"{result.rows:,}: {sides}"}
-    if profile.rejected:
-        reasons = ", ".join(f"{reason}: {count:,}" for reason, count in profile.reasons.items())
-        lines["Set aside"] = f"{amount(profile.rejected, 'rows')} ({reasons})"
     if train := profile.target.get("train"):
         lines["Target"] = (
             f"{target}, {figure(train.low)} to {figure(train.high)}, mean {figure(train.mean)}, "
@@ -90,9 +89,11 @@ def show_check(console: Console, result: "CheckResult", target: str) -> None:
         )
     kinds = Counter(column.kind for column in profile.columns)
     lines["Features"] = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
-    done = min(result.resumes_from_round, result.rounds)
-    left = f", {result.rounds - done:,} of them left after a checkpoint's {done:,}" if done else ""
-    lines["Training"] = f"{amount(result.rounds, 'rounds')}{left}"
+    done, left = result.resumes_from_round, result.rounds_left
+    after = f", {left:,} of them left after a checkpoint's {done:,}" if done else ""
+    if not left:
+        after = f", none of them left: a checkpoint has all {done:,} that it takes"
+    lines["Training"] = f"{amount(result.rounds, 'rounds')}{after}"
     lines["Memory"] = f"{size(result.binned_bytes)} of binned features over all workers"
     _labelled(console, lines)
 
@@ -188,12 +189,14 @@ def _name(text: str) -> Text:
     return Text(" ".join(text.split()), no_wrap=True, overflow="ellipsis")
 
 
-def _model_lines(summary: Summary, best_round: int | None) -> list[str]:
+def _model_lines(summary: Summary, trained_rounds: int | None) -> list[str]:
     """How the model came about, and what it is."""
     made = amount(summary.rounds, "rounds")
-    if best_round is not None:
-        made += f" (best on valid rows: {best_round:,})"
-    if summary.resumed_from_round:
+    if trained_rounds is not None and trained_rounds > summary.rounds:
+        made += f", the best of {trained_rounds:,} on the valid rows"
+    if summary.resumed_from_round == (trained_rounds or summary.rounds):
+        made += " · all of them from an earlier run's checkpoint"
+    elif summary.resumed_from_round:
         made += f" · resumed from round {summary.resumed_from_round:,}"
     lines = [made]
     if summary.recoveries:

@@ -22,6 +22,8 @@ DIED = "Its process died before the run had ended."
 INTERRUPTED = "Interrupted by its user."
 WATCH = "boostline: a silent training has crashed"
 HEARTBEAT = "prefect.flow-run.heartbeat"
+WATCHED = "boostline-watched"
+HEARTBEAT_SECONDS = 30
 SILENCE_SECONDS = 100
 
 _ENDED = {StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED, StateType.CRASHED}
@@ -46,7 +48,7 @@ def _fail_in_mlflow(folder: RunFolder, home: Home) -> None:
     from mlflow.exceptions import MlflowException
 
     from infra.mlflow_store import prepare_mlflow
-    from tasks.tracking import without_secrets
+    from tasks.engine.secrets import without_secrets
 
     uri = prepare_mlflow(home.local)
     if folder.entry.mlflow_run_id is None or folder.entry.tracking_uri != without_secrets(uri):
@@ -116,19 +118,24 @@ def _watch(flow_run_id: str, ended: threading.Event) -> None:
                 return
 
 
-def watch_silent_runs() -> None:
+def watch_silent_runs() -> tuple[str, ...]:
     """On a standing server: a training that sends no heartbeat any more has crashed.
 
-    A flow sends one every 30 s from a thread of its own, whatever it is doing. The limit leaves
-    room for a minute in which the server itself is away.
+    A flow sends heartbeats from a thread of its own, whatever it is doing. The limit leaves room
+    for a minute in which the server itself is away. Returns the tags by which a run of this process
+    asks to be watched: none where its heartbeats are slower than the limit allows.
     """
     from prefect.automations import Automation
     from prefect.events.actions import ChangeFlowRunState
     from prefect.events.schemas.automations import EventTrigger, Posture
+    from prefect.settings import get_current_settings
 
+    frequency = get_current_settings().flows.heartbeat_frequency
+    if frequency is None or frequency > HEARTBEAT_SECONDS:
+        return ()
     with get_client(sync_client=True) as client:
-        if client.find_automation(WATCH):
-            return
+        if client.read_automations_by_name(WATCH):
+            return (WATCHED,)
     ended = {f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Cancelled", "Crashed")}
     Automation(
         name=WATCH,
@@ -138,8 +145,8 @@ def watch_silent_runs() -> None:
             expect={HEARTBEAT, *ended},
             match={"prefect.resource.id": "prefect.flow-run.*"},
             match_related={
-                "prefect.resource.role": "flow",
-                "prefect.resource.name": "boostline-train",
+                "prefect.resource.role": "tag",
+                "prefect.resource.id": f"prefect.tag.{WATCHED}",
             },
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
@@ -148,3 +155,4 @@ def watch_silent_runs() -> None:
         ),
         actions=[ChangeFlowRunState(state=StateType.CRASHED, message=DIED)],
     ).create()
+    return (WATCHED,)

@@ -13,6 +13,7 @@ from tasks.engine.config import Config
 from tasks.engine.errors import RunError
 from tasks.engine.home import Home
 from tasks.engine.progress import Progress, reporter
+from tasks.engine.secrets import clean_logs
 
 DRAIN_SECONDS = 5
 
@@ -32,20 +33,23 @@ def run(config: Config, home: Home, verbose: bool = False) -> "Outcome":
         with (
             start_embedded_prefect(home.local) as server,
             ThreadPoolExecutor(max_workers=1) as beside,
+            clean_logs(),
         ):
             store = beside.submit(prepare_mlflow, home.local)
             # Prefect reads its settings when it is imported
             os.environ.update(server.environment(verbose=verbose))
+            os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")
+            from prefect import tags
+
             from flows.pipeline import train_flow
             from flows.states import settle, watch_silent_runs
 
             quiet_mlflow()
             store.result()
             server.wait()
-            if not server.embedded:
-                watch_silent_runs()
+            watched = () if server.embedded else watch_silent_runs()
             settle(home)
-            with server.flow_settings(), _told_to_the_end(), _interruptible(home):
+            with tags(*watched), server.flow_settings(), _told_to_the_end(), _interruptible(home):
                 return train_flow(config, home.root)
     except (PrefectServerError, MlflowStoreError) as error:
         raise RunError(str(error)) from error

@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import logging
+import os
 import shutil
 import sys
 import tempfile
@@ -16,10 +17,17 @@ from distributed import Client, WorkerPlugin
 from distributed.worker import Worker
 
 from infra.address_cluster import open_address
-from infra.cluster_plan import ClusterError, ClusterPlan, fresh_log
+from infra.cluster_plan import ClusterError, ClusterPlan, TlsFiles, fresh_log
 from infra.local_cluster import open_local
 
-__all__ = ["CLUSTER_KINDS", "ClusterError", "open_cluster", "send_user_folder"]
+__all__ = [
+    "CLUSTER_KINDS",
+    "ClusterError",
+    "open_cluster",
+    "on_every_worker",
+    "send_user_folder",
+    "send_variables",
+]
 
 _LOGGERS = ("distributed", "distributed.client", "distributed.gc", "tornado", "tornado.application")
 
@@ -39,6 +47,7 @@ def open_cluster(
     environment: Mapping[str, str] | None = None,
     imports: Sequence[str] = (),
     quiet: bool = True,
+    tls: TlsFiles | None = None,
 ) -> Iterator[Client]:
     """Open a cluster, yield its client, and close what was opened.
 
@@ -56,6 +65,7 @@ def open_cluster(
         worker_ttl_s: a worker silent for so long is treated as lost.
         environment: variables of the worker processes, there before any library is loaded.
         imports: modules that the workers import in the background once they are up.
+        tls: certificates, for `address`; nothing but TLS is spoken then.
         quiet: Dask's log lines and what workers print go to the two files, not to the terminal.
 
     Raises:
@@ -82,6 +92,7 @@ def open_cluster(
             start_timeout_s=start_timeout_s,
             worker_ttl_s=worker_ttl_s,
             quiet=quiet,
+            tls=tls,
             environment=dict(environment or {}),
         )
         if quiet:
@@ -98,6 +109,47 @@ def send_user_folder(client: Client, folder: Path | str) -> None:
     It is never put first: a user's `tasks.py` must not hide ours.
     """
     client.register_plugin(UserFolder(str(Path(folder).absolute())))
+
+
+def on_every_worker(client: Client, function: Callable[[], None]) -> None:
+    """Call an importable function once on every worker, present and to come."""
+    client.register_plugin(OnStart(function))
+
+
+class OnStart(WorkerPlugin):
+    """Calls a function when a worker starts."""
+
+    name = "boostline-on-start"
+    idempotent = True  # a cluster of others' may have it from the run before
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self.function = function
+
+    def setup(self, worker: Worker) -> None:
+        self.function()
+
+
+def send_variables(client: Client, variables: Mapping[str, str]) -> None:
+    """Set environment variables of every worker, present and to come, in memory alone."""
+    if variables:
+        client.register_plugin(Variables(variables))
+
+
+class Variables(WorkerPlugin):
+    """Sets environment variables of a worker."""
+
+    name = "boostline-variables"
+    idempotent = False
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        self.variables = dict(variables)
+
+    def setup(self, worker: Worker) -> None:
+        os.environ.update(self.variables)
+
+    def teardown(self, worker: Worker) -> None:
+        for name in self.variables:
+            os.environ.pop(name, None)
 
 
 class UserFolder(WorkerPlugin):

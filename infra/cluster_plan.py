@@ -11,6 +11,19 @@ class ClusterError(RuntimeError):
     """The cluster could not be opened."""
 
 
+class ClusterSettingError(ClusterError):
+    """The cluster could not be opened because a setting is wrong."""
+
+
+@dataclass(frozen=True)
+class TlsFiles:
+    """Paths of the CA's certificate, this host's certificate and its key."""
+
+    ca: str
+    cert: str
+    key: str
+
+
 @dataclass(frozen=True)
 class ClusterPlan:
     """What a kind of cluster is opened with; see `open_cluster`."""
@@ -25,6 +38,7 @@ class ClusterPlan:
     start_timeout_s: float
     worker_ttl_s: float
     quiet: bool
+    tls: TlsFiles | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 MIGRATION_TIMEOUT_S = 300.0
 WAY_OUT = "Move the file away, or name another store with MLFLOW_TRACKING_URI."
@@ -50,11 +51,14 @@ def prepare_mlflow(home: Path, *, timeout_s: float = MIGRATION_TIMEOUT_S) -> str
     installed MLflow's schema when needed (the file as it was is kept beside it). Safe for any
     number of processes at once. Does not import MLflow; quick once the store is ready.
 
+    A user and password in the URI of a server go to the variables that MLflow has for them, in
+    this process: MLflow keeps and shows URIs as they are.
+
     Raises:
         MlflowStoreError: the migration failed or took longer than `timeout_s`.
     """
     if configured := os.environ.get("MLFLOW_TRACKING_URI"):
-        return configured
+        return _without_credentials(configured)
     home = home.absolute()
     home.mkdir(parents=True, exist_ok=True)
     database = home / "mlflow.db"
@@ -66,6 +70,18 @@ def prepare_mlflow(home: Path, *, timeout_s: float = MIGRATION_TIMEOUT_S) -> str
                 _migrate(database, artifact_root(home), version, timeout_s)
                 _write(marker, version)
     return f"sqlite:///{database}"
+
+
+def _without_credentials(uri: str) -> str:
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https") or "@" not in parts.netloc:
+        return uri
+    user, _, host = parts.netloc.rpartition("@")
+    name, _, password = user.partition(":")
+    os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(name)
+    os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(password)
+    os.environ["MLFLOW_TRACKING_URI"] = urlunsplit(parts._replace(netloc=host))
+    return os.environ["MLFLOW_TRACKING_URI"]
 
 
 def artifact_root(home: Path) -> Path:

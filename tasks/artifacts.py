@@ -3,6 +3,7 @@
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from tasks.engine.report import SIDES, Report
+from tasks.engine.secrets import without_secrets
 from tasks.engine.summary import Summary
 from tasks.tracking import Recorder
 
@@ -23,7 +24,7 @@ def show_results(report: Report, summary: Summary, recorder: Recorder) -> None:
         description="The recorded run",
         markdown=(
             f"Test R² **{summary.r2:.4f}** after {summary.rounds:,} rounds.\n\n"
-            f"- MLflow run `{summary.mlflow_run_id}` at `{recorder.client.tracking_uri}`\n"
+            f"- MLflow run `{summary.mlflow_run_id}` at `{without_secrets(recorder.client.tracking_uri)}`\n"
             f"- model `{summary.model_uri}` (sha256 `{summary.model_sha256}`)\n"
             f"- dataset digest `{summary.dataset_digest}`\n"
         ),

@@ -14,6 +14,7 @@ from tasks.engine.profile import Profile
 from tasks.engine.progress import Progress, reporter
 from tasks.engine.report import Report
 from tasks.engine.rows import Plan
+from tasks.engine.secrets import with_clean_errors
 from tasks.retrying import RETRIES, RETRY_DELAYS, may_help
 from tasks.train import Trained
 
@@ -26,6 +27,7 @@ from tasks.train import Trained
     retry_delay_seconds=RETRY_DELAYS,
     retry_condition_fn=may_help,
 )
+@with_clean_errors
 def evaluate_model(
     config: Config,
     dataset: Dataset,

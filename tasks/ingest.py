@@ -12,17 +12,19 @@ from tasks.engine.ingest import ingest
 from tasks.engine.planning import plan_of
 from tasks.engine.progress import Progress, reporter
 from tasks.engine.rows import Plan
+from tasks.engine.secrets import with_clean_errors
 from tasks.retrying import RETRIES, RETRY_DELAYS, may_help
 
 
 @task(
     name="ingest",
-    task_run_name="ingest · {config.data.source}",
+    task_run_name="ingest · {config.data.shown}",
     cache_policy=NO_CACHE,
     retries=RETRIES,
     retry_delay_seconds=RETRY_DELAYS,
     retry_condition_fn=may_help,
 )
+@with_clean_errors
 def ingest_table(config: Config, home: Home, client: Any) -> tuple[Dataset, Plan]:
     """The dataset, and which of its columns is what. Raises UserError as `engine.ingest` does."""
     tell = reporter()

@@ -77,8 +77,10 @@ def entries(home: Home) -> list[Entry]:
     """All runs of the home that can be read, the newest first."""
     folder = home.local / "runs"
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    found = [Home(str(folder / name)).load(Entry, ENTRY) for name in names]
-    return sorted((entry for entry in found if entry), key=lambda entry: entry.started)[::-1]
+    found = [(name, Home(str(folder / name)).load(Entry, ENTRY)) for name in names]
+    # a name leads to a folder: it is the one that it was found in
+    known = [entry for name, entry in found if entry and entry.name == name]
+    return sorted(known, key=lambda entry: entry.started)[::-1]
 
 
 def is_alive(home: Home, entry: Entry) -> bool:

@@ -11,6 +11,7 @@ from tasks.engine.home import Home
 from tasks.engine.profile import Profile, take_profile
 from tasks.engine.progress import Progress, reporter
 from tasks.engine.rows import Plan
+from tasks.engine.secrets import with_clean_errors
 from tasks.retrying import RETRIES, RETRY_DELAYS, may_help
 
 
@@ -22,6 +23,7 @@ from tasks.retrying import RETRIES, RETRY_DELAYS, may_help
     retry_delay_seconds=RETRY_DELAYS,
     retry_condition_fn=may_help,
 )
+@with_clean_errors
 def fit_scaler(
     config: Config, dataset: Dataset, plan: Plan, home: Home, client: Any
 ) -> tuple[Dataset, Profile]:

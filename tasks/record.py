@@ -22,10 +22,10 @@ from tasks.engine.profile import Profile
 from tasks.engine.progress import Progress, reporter
 from tasks.engine.report import Report
 from tasks.engine.rows import Plan
-from tasks.engine.sources import redact
+from tasks.engine.secrets import with_clean_errors, without_secrets
 from tasks.ledger import RunFolder
 from tasks.model import log_model
-from tasks.tracking import Recorded, Recorder, without_secrets
+from tasks.tracking import Recorded, Recorder
 from tasks.train import Trained
 
 EXAMPLE_ROWS = 3
@@ -58,8 +58,7 @@ class NotRecorded(RunError):
 def begin(recorder: Recorder, config: Config, tags: Mapping[str, str]) -> None:
     """Every setting as a parameter, and where the run comes from as tags."""
     settings = flatten(config)
-    settings["data.source"] = redact(config.data.source)
-    settings["cluster.address"] = redact(config.cluster.address or "") or None
+    settings["data.source"] = config.data.shown
     recorder.params(settings)
     recorder.tags({**_versions(), "code_revision": _revision(), **config.track.tags, **tags})
 
@@ -95,6 +94,7 @@ def rounds_to(recorder: Recorder) -> Callable[[int, dict[str, float]], None]:
     task_run_name="record · {found.config.track.experiment}",
     cache_policy=NO_CACHE,
 )
+@with_clean_errors
 def record_run(found: Findings, recorder: Recorder, folder: RunFolder) -> Logged:
     """Final metrics, report, plots and the model; what it takes is on disk before it is sent.
 

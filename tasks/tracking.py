@@ -8,7 +8,6 @@ until the server confirms; every kind of event may be sent twice without harm.
 import json
 import logging
 import os
-import re
 import shutil
 import threading
 import time
@@ -23,6 +22,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from tasks.engine.errors import RunError
+from tasks.engine.secrets import without_secrets
 from tasks.sending import entity_name, is_refusal, next_batch, send
 from tasks.spool import Event, Spool
 
@@ -346,11 +346,6 @@ def flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield from flattened(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
-
-
-def without_secrets(text: str) -> str:
-    """The text with what stands before the @ of its URLs taken out."""
-    return re.sub(r"(\w://)[^/\s@]+@", r"\1***@", text)
 
 
 def _answered(request: Callable[[], str], where: str, timeout: float) -> str:

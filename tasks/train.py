@@ -19,6 +19,7 @@ from tasks.engine.profile import Profile
 from tasks.engine.progress import Progress, reporter
 from tasks.engine.rows import Plan
 from tasks.engine.scoring import Encoder, Scorer
+from tasks.engine.secrets import with_clean_errors
 
 Rounds = Callable[[int, dict[str, float]], None]
 
@@ -50,6 +51,7 @@ class Trained(Frozen):
     "{profile.usable} rows",
     cache_policy=NO_CACHE,
 )
+@with_clean_errors
 def train_model(
     config: Config,
     dataset: Dataset,
@@ -87,7 +89,7 @@ def train_model(
         best_rounds=result.best_rounds,
         resumed_from_round=result.resumed_from_round,
         recoveries=result.recoveries,
-        workers=result.workers or len(client.scheduler_info(n_workers=-1)["workers"]),
+        workers=max(result.workers, len(client.scheduler_info(n_workers=-1)["workers"])),
         device=result.device,
         gains={plan.names[int(name[1:])]: gain for name, gain in gains.items()},
         notes=tuple(told.notes),

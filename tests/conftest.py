@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,7 @@ class Boostline:
         return Summary.model_validate_json(file.read_bytes())
 
 
-def _clean_environment() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
     """The environment of a user who has configured nothing."""
     prefixes = ("PREFECT_", "MLFLOW_", "BOOSTLINE_", "DASK_")
     kept = {key: value for key, value in os.environ.items() if not key.startswith(prefixes)}
@@ -129,13 +129,20 @@ def _clean_environment() -> dict[str, str]:
 @pytest.fixture
 def boostline_alone(tmp_path: Path) -> Boostline:
     """The command of a user who has configured nothing."""
-    return Boostline(tmp_path, _clean_environment())
+    return Boostline(tmp_path, clean_environment())
 
 
 @pytest.fixture
 def boostline(tmp_path: Path, prefect_server: Any) -> Boostline:
     """The command beside a standing Prefect server, which makes a run some seconds shorter."""
-    return Boostline(tmp_path, {**_clean_environment(), "PREFECT_API_URL": prefect_server.api_url})
+    return Boostline(tmp_path, {**clean_environment(), "PREFECT_API_URL": prefect_server.api_url})
+
+
+@pytest.fixture(scope="session")
+def boostline_beside(prefect_server: Any) -> Callable[[Path], Boostline]:
+    """The same for a folder of one's own choice, for what several tests share."""
+    environment = {**clean_environment(), "PREFECT_API_URL": prefect_server.api_url}
+    return lambda folder: Boostline(folder, environment)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ cost, with XGBoost's: see `LabelScale`.
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from tasks.engine.checkpoints import Checkpoint, History
 from tasks.engine.dataset import Frozen
 from tasks.engine.errors import UserError
 from tasks.engine.hashing import stream, uniform
+from tasks.engine.loopback import new_listeners_on_loopback
 from tasks.engine.matrix import (
     BatchCache,
     BatchIterator,
@@ -207,7 +208,10 @@ def boost_segment(
     scale = LabelScale.of(spec)
     with xgb.config_context(verbosity=0), open_cache(sources, cache_bytes) as cache:
         reference = reference_matrix(sample, schema, spec.max_bin, threads)
-        with collective.CommunicatorContext(**group) if group else nullcontext():
+        with ExitStack() as stack:
+            if group:
+                with new_listeners_on_loopback(str(group["dmlc_tracker_uri"])):
+                    stack.enter_context(collective.CommunicatorContext(**group))
             rows, train, valid = _matrices(spec, cache, reference, schema, scale, threads)
             objective = SquaredError(spec, scale, rows) if spec.own_objective else None
             progress = _Progress(

@@ -19,7 +19,7 @@ from tasks.engine.matrix import Batch, BatchSource, Float32, Sides
 from tasks.engine.members import GroupOptions, OnEvent
 from tasks.engine.parts import read_parts
 from tasks.engine.profile import Profile
-from tasks.engine.rows import Plan, load
+from tasks.engine.rows import Plan, load, scoring
 from tasks.engine.scoring import Encoder
 from tasks.engine.split import TRAIN, VALID
 
@@ -118,7 +118,8 @@ class _Batches:
 
 def _read(batch: tuple[RowGroup, ...], plan: Plan, encoder: Encoder) -> Sides:
     rows = load(batch, plan)
-    features = encoder.encode(rows.frame)
+    with scoring(rows.path, rows.numbers):
+        features = encoder.encode(rows.frame)
 
     def side(which: int) -> Batch:
         mask = rows.side == which

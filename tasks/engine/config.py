@@ -1,9 +1,21 @@
 """What the user sets: frozen, checked before any data is read. The field's help is the form."""
 
+import re
 from datetime import date, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from tasks.engine.secrets import redact
+from tasks.engine.tls import check_tls
 
 
 class Section(BaseModel):
@@ -34,13 +46,27 @@ def _not_repeated(names: Names | None) -> Names | None:
     return names
 
 
+def _a_plain_name(name: str | None) -> str | None:
+    """MLflow finds a model by a filter in which the name stands in quotes."""
+    if name is not None and (name == "." or name.startswith("..") or set(name) & set("'\"`")):
+        raise ValueError(f"{name!r} should have no quotes and not begin with two dots")
+    return name
+
+
+def _a_size(text: str | None) -> str | None:
+    if text is not None and not re.fullmatch(r"(?i)auto|\d+(\.\d+)? *([kmgtp]i?)?b?", text.strip()):
+        raise ValueError(f'{text!r} is no size of memory: write it as in "4GiB"')
+    return text
+
+
 class DataConfig(Section):
     """Where the table is and which of its columns are used."""
 
     source: str = Field(
         "demo:regression",
         description="A file, folder, glob or URI (Parquet, CSV, TSV, Arrow, JSON lines; plain or "
-        "gzip), a SQLAlchemy URL, `module:function` of your own, or `demo:regression`.",
+        "gzip), a SQLAlchemy URL, `module:function` of your own, or `demo:regression`. In a URL "
+        "`${NAME}` stands for an environment variable: write passwords and tokens so.",
         min_length=1,
     )
     target: str | None = Field(None, description="The numeric column to predict.")
@@ -80,6 +106,11 @@ class DataConfig(Section):
     )
     verify: bool = Field(False, description="Read every file's content again for its digest.")
 
+    @property
+    def shown(self) -> str:
+        """The source without secrets."""
+        return redact(self.source)
+
     @model_validator(mode="after")
     def _consistent(self) -> "DataConfig":
         if self.target and self.target in (self.features or ()):
@@ -88,7 +119,7 @@ class DataConfig(Section):
             raise ValueError(f"{self.target!r} is both data.target and data.weight")
         if self.query and self.table:
             raise ValueError("set data.query or data.table, not both")
-        if self.separator and (self.separator in "\"\r\n" or not self.separator.isascii()):
+        if self.separator and (self.separator in '"\r\n' or not self.separator.isascii()):
             raise ValueError(
                 f"data.separator is {self.separator!r}: it should be one ASCII character, and no "
                 "quote or line end"
@@ -144,14 +175,16 @@ class BoostConfig(Section):
     """XGBoost's tree parameters for squared error, under scikit-learn's names."""
 
     n_estimators: int = Field(100, description="Boosting rounds.", ge=1, le=100_000)
-    max_depth: int = Field(3, description="Depth of a tree; 0 for no limit (lossguide).", ge=0)
+    max_depth: int = Field(
+        3, description="Depth of a tree; 0 for no limit (lossguide).", ge=0, lt=2**31
+    )
     learning_rate: Fraction = Field(0.1, description="Shrinkage of every tree.")
     min_child_weight: float = Field(1.0, description="Least weight of a leaf's rows.", ge=0)
     gamma: float = Field(0.0, description="Least loss reduction of a split.", ge=0)
     reg_alpha: float = Field(0.0, description="L1 regularisation of leaf values.", ge=0)
     reg_lambda: float = Field(1.0, description="L2 regularisation of leaf values.", ge=0)
     max_delta_step: float = Field(0.0, description="Largest leaf value; 0 for no limit.", ge=0)
-    max_leaves: int = Field(0, description="Leaves of a tree; 0 for no limit.", ge=0)
+    max_leaves: int = Field(0, description="Leaves of a tree; 0 for no limit.", ge=0, lt=2**31)
     max_bin: int = Field(256, description="Bins of a feature.", ge=2, le=65_536)
     grow_policy: Literal["depthwise", "lossguide"] = Field(
         "depthwise", description="Grow level by level, or where the loss falls most."
@@ -244,12 +277,23 @@ class ClusterConfig(Section):
     threads: int | None = Field(
         None, description="Threads of a worker; this host's cores dealt out if unset.", ge=1
     )
-    memory_limit: str | None = Field(
-        None,
-        description='Memory of a worker, as in "4GiB"; a share of this host\'s if unset.',
-        pattern=r"^ *\d+(\.\d+)? *([kKMGTP]i?)?B? *$",
+    memory_limit: Annotated[str | None, AfterValidator(_a_size)] = Field(
+        None, description='Memory of a worker, as in "4GiB"; a share of this host\'s if unset.'
     )
-    address: str | None = Field(None, description="Scheduler, as in `tcp://10.0.0.1:8786`.")
+    address: str | None = Field(None, description="Scheduler, as in `tls://10.0.0.1:8786`.")
+    tls_ca: str | None = Field(
+        None,
+        description="File of the CA that signed the certificates of scheduler, workers and this "
+        "host (address). XGBoost's own traffic between workers is not encrypted all the same: sums "
+        "of gradients, over plain TCP. Keep workers in a network of their own.",
+    )
+    tls_cert: str | None = Field(None, description="File of this host's certificate (address).")
+    tls_key: str | None = Field(None, description="File of that certificate's key (address).")
+    allow_insecure: bool = Field(
+        False,
+        description="Use a scheduler on another host without TLS: who reaches it can run code on "
+        "the workers and read along, the source's password included.",
+    )
     dashboard: bool = Field(False, description="Serve Dask's dashboard on loopback (local).")
     start_timeout: float = Field(60, description="Seconds to wait for workers.", gt=0)
     replace_timeout: float = Field(
@@ -279,6 +323,12 @@ class ClusterConfig(Section):
             raise ValueError("cluster.kind=address needs cluster.address")
         if self.kind == "local" and self.address:
             raise ValueError("cluster.address is for cluster.kind=address")
+        check_tls(
+            self.kind,
+            self.address or "",
+            {name: getattr(self, name) for name in ("tls_ca", "tls_cert", "tls_key")},
+            self.allow_insecure,
+        )
         return self
 
 
@@ -286,7 +336,7 @@ class TrackConfig(Section):
     """How MLflow remembers the run."""
 
     experiment: str = Field("boostline", description="MLflow experiment.", min_length=1)
-    model: str | None = Field(
+    model: Annotated[str | None, AfterValidator(_a_plain_name)] = Field(
         None, description="Registers the model under this name.", pattern=r"^[^/:]+$"
     )
     run_name: str | None = Field(None, description="Name of the run; made up if unset.")

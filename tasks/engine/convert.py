@@ -20,14 +20,14 @@ from tasks.engine.frames import modified
 from tasks.engine.home import Home, digest_of, writing
 from tasks.engine.infer import Evidence
 from tasks.engine.inputs import CHUNK, Input, SourceFile, changed, too_large
-from tasks.engine.parquet import check_rows
+from tasks.engine.parquet import check_rows, footer_digest
 from tasks.engine.read_sql import unordered
 from tasks.engine.reading import Reading
 from tasks.engine.schema import EXACT, Conflict, columns_of, rounded, unify
 from tasks.engine.sources import Source, current
 from tasks.engine.workers import Outcome, each
 
-_VERSION = 1
+_VERSION = 2
 _FOLDER = "converted"
 
 
@@ -35,10 +35,12 @@ class Converted(Frozen):
     """One source file's Parquet file: kept beside it, and trusted only while both are whole.
 
     `wide` are the columns with integers beyond 2^53. `opened_bytes` is 0 for what was not packed.
-    `is_ended` is False for a text whose last line has no end.
+    `is_ended` is False for a text whose last line has no end. `footer` is the digest of the
+    Parquet file's footer, which no checksum of a page covers.
     """
 
     file: File
+    footer: str
     columns: tuple[Column, ...]
     wide: tuple[str, ...] = ()
     evidence: tuple[Evidence, ...] = ()
@@ -152,10 +154,10 @@ def _key(file: SourceFile, kind: str, config: DataConfig) -> str:
 
 def _is_whole(record: Converted, home: Home, key: str) -> bool:
     try:
-        size, _ = modified(home.path(_FOLDER, key, "data.parquet"))
+        uri = home.path(_FOLDER, key, "data.parquet")
+        return modified(uri)[0] == record.file.size and footer_digest(uri) == record.footer
     except FileNotFoundError:
         return False
-    return size == record.file.size
 
 
 def _placed(converted: File, file: SourceFile, home: Home, key: str) -> File:
@@ -248,7 +250,13 @@ def _write(file: SourceFile, reading: Reading, config: DataConfig, path: str) ->
         modified=file.modified,
         row_groups=tuple(row_groups),
     )
-    return Converted(file=converted, columns=columns, wide=tuple(wide), evidence=reading.evidence)
+    return Converted(
+        file=converted,
+        footer=footer_digest(path),
+        columns=columns,
+        wide=tuple(wide),
+        evidence=reading.evidence,
+    )
 
 
 def _unwritable(file: SourceFile, schema: Any, error: Exception) -> UserError:

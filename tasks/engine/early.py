@@ -17,9 +17,10 @@ def check_early(config: Config, home: Home) -> None:
     database or a loader of the user's own is left to the flow, since it would be asked twice.
 
     Raises:
-        UserError: whatever those steps would refuse.
+        UserError: whatever those steps would refuse, or the home can't be written.
     """
     source = resolve(config.data)
+    home.prepare()
     if source.format in ("sql", "loader"):
         return
     small = source.size <= SMALL_BYTES

@@ -3,13 +3,21 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from tasks.engine.secrets import without_secrets
+
 
 class UserError(Exception):
     """The user's input is wrong: shown as one message without a traceback, exit code 2."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(without_secrets(message))
+
 
 class RunError(Exception):
     """The run could not be finished though the input is right: exit code 1, no traceback."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(without_secrets(message))
 
 
 def listing(names: Iterable[str], limit: int = 20) -> str:

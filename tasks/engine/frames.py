@@ -15,13 +15,14 @@ import pyarrow.parquet as pq
 
 from tasks.engine.dataset import RowGroup
 from tasks.engine.errors import UserError
+from tasks.engine.secrets import redact, resolved
 
 
 def open_input(uri: str) -> Any:
     """A random-access Arrow file: memory-mapped where local, through fsspec elsewhere."""
     if "://" not in uri:
         return pa.memory_map(uri)
-    filesystem, path = fsspec.core.url_to_fs(uri)
+    filesystem, path = fsspec.core.url_to_fs(resolved(uri))
     return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)).open_input_file(path)
 
 
@@ -34,7 +35,7 @@ def modified(uri: str) -> tuple[int, str]:
     if "://" not in uri:
         status = os.stat(uri)
         return status.st_size, str(status.st_mtime_ns)
-    filesystem, path = fsspec.core.url_to_fs(uri)
+    filesystem, path = fsspec.core.url_to_fs(resolved(uri))
     info = filesystem.info(path)
     return int(info.get("size") or 0), changed_at(info)
 
@@ -51,8 +52,13 @@ def changed_at(info: dict[str, Any]) -> str:
 def _footer(uri: str, stamp: str) -> Any:
     """Footers are parsed once per worker and file, not once per row group."""
     _unchanged(uri, stamp)
-    with open_input(uri) as file:
-        return pq.read_metadata(file)
+    try:
+        with open_input(uri) as file:
+            return pq.read_metadata(file)
+    except (OSError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise _damaged(uri, "its footer", _first_line(error)) from None
 
 
 def _unchanged(uri: str, stamp: str) -> None:
@@ -60,10 +66,13 @@ def _unchanged(uri: str, stamp: str) -> None:
     try:
         found = ":".join(map(str, modified(uri)))
     except FileNotFoundError:
-        raise UserError(f"The file {uri} was removed while it was read. Run again.") from None
+        raise UserError(
+            f"The file {redact(uri)} was removed while it was read. Run again."
+        ) from None
     if stamp and found != stamp:
         raise UserError(
-            f"The file {uri} changed while it was read. Run again once nothing writes to it."
+            f"The file {redact(uri)} changed while it was read. Run again once nothing writes to "
+            "it."
         )
 
 
@@ -92,11 +101,7 @@ def read_arrow(batch: Sequence[RowGroup], columns: Sequence[str]) -> pa.Table:
             )
         except (OSError, pa.ArrowException) as error:
             _unchanged(uri, stamp)
-            indexes = ", ".join(str(group.index) for group in batch)
-            raise UserError(
-                f"The file {uri} is damaged (row groups {indexes}): {_first_line(error)}. Restore "
-                "it or write it anew."
-            ) from None
+            raise _damaged(uri, _places(batch), _first_line(error)) from None
     return table.select(list(columns))
 
 
@@ -109,13 +114,27 @@ def read_frame(batch: Sequence[RowGroup], columns: Sequence[str]) -> pd.DataFram
         for field in table.schema
     ]
     table = table.cast(pa.schema(fields)) if fields != list(table.schema) else table
-    frame: pd.DataFrame = table.to_pandas(
-        types_mapper={pa.bool_(): pd.BooleanDtype()}.get,
-        self_destruct=True,
-        split_blocks=True,
-        date_as_object=False,
-    )
+    try:
+        frame: pd.DataFrame = table.to_pandas(
+            types_mapper={pa.bool_(): pd.BooleanDtype()}.get,
+            self_destruct=True,
+            split_blocks=True,
+            date_as_object=False,
+        )
+    except pa.ArrowException as error:
+        cause = f"values that are not what their column says ({_first_line(error)})"
+        raise _damaged(batch[0].uri, _places(batch), cause) from None
     return frame
+
+
+def _places(batch: Sequence[RowGroup]) -> str:
+    return f"row groups {', '.join(str(group.index) for group in batch)}"
+
+
+def _damaged(uri: str, place: str, cause: str) -> UserError:
+    return UserError(
+        f"The file {redact(uri)} is damaged ({place}): {cause}. Restore it or write it anew."
+    )
 
 
 def first_rows(row_group: RowGroup, columns: Sequence[str], rows: int) -> pd.DataFrame:

@@ -169,13 +169,13 @@ def _of_memory(client: Any, lost: Lost) -> bool:
 def _too_large(work: _Work, lost: Lost, workers: int) -> RunError:
     """The share of the largest member: bins, then label, margin, gradient and hessian, twice."""
     address = next(iter(a for a in lost.workers if a in memory_deaths(work.client)))
-    block = max(deal(work.row_groups, workers), key=lambda groups: sum(g.rows for g in groups))
+    block = max(deal(work.row_groups, workers), key=lambda each: sum(group.rows for group in each))
     rows, features = sum(group.rows for group in block), len(work.spec.feature_names)
     need = rows * (features * (1 if work.spec.max_bin <= 256 else 2) + 32)
     largest = max(group.rows for group in block)
     return RunError(
-        f"{of_memory_limit(work.client, address)} and its share of the training, as "
-        f"{MEMORY_LOSSES} did before it. A share of {rows:,} rows × {features:,} features takes "
+        f"{of_memory_limit(work.client, address)}, as {MEMORY_LOSSES} did before it, "
+        f"in training. A share of {rows:,} rows × {features:,} features takes "
         f"about {megabytes(need)} as bins and gradients, beside some 400 MB for the libraries, "
         f"row groups of {largest:,} rows as they are read, and {CACHE_SHARE:.0%} of the limit "
         "to keep them. Give workers more memory (cluster.memory_limit), spread the rows over more "

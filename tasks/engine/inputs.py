@@ -16,6 +16,7 @@ import fsspec
 from tasks.engine.config import DataConfig
 from tasks.engine.dataset import Frozen
 from tasks.engine.errors import RunError, UserError
+from tasks.engine.secrets import resolved
 
 CHUNK = 1 << 20
 GZIP = b"\x1f\x8b"
@@ -161,10 +162,12 @@ class Input:
         self.digests.append(digest.hexdigest())
 
     def _read(self, stream: Any) -> bytes:
-        """Raises RunError where the disk or the storage fails."""
+        """Raises RunError where a disk of this host fails; remote storage may answer again."""
         try:
             return bytes(stream.read(CHUNK))
         except OSError as error:
+            if "://" in self.file.uri:
+                raise
             cause = error.strerror or str(error) or type(error).__name__
             raise RunError(f"{self.shown} can't be read to its end: {cause}.") from error
 
@@ -227,7 +230,7 @@ def open_source(file: SourceFile) -> Any:
     try:
         if "://" not in file.uri:
             return open(file.uri, "rb")
-        return fsspec.open(file.uri, "rb").open()
+        return fsspec.open(resolved(file.uri), "rb").open()
     except FileNotFoundError:
         raise UserError(f"{file.shown} is gone: it was there when the source was listed.") from None
     except PermissionError:

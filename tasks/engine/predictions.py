@@ -17,7 +17,7 @@ from tasks.engine.fold import fold
 from tasks.engine.frames import read_arrow, read_frame
 from tasks.engine.home import Home, digest_of, write_atomically
 from tasks.engine.parts import part_group, write_part
-from tasks.engine.rows import Plan, category_text, load
+from tasks.engine.rows import Plan, category_text, load, numbers_of, scoring
 from tasks.engine.scoring import MANIFEST_FILE, Scorer
 
 
@@ -89,13 +89,15 @@ class _Evaluated:
 
     def __call__(self, batch: tuple[RowGroup, ...]) -> Predictions:
         rows = load(batch, self.plan)
+        with scoring(rows.path, rows.numbers):
+            predicted = self.scorer.load().predict(rows.frame)
         by = {
             f"by:{name}": pd.Categorical(category_text(rows.frame[name])) for name in self.plan.by
         }
         frame = pd.DataFrame(
             {
                 "actual": rows.target,
-                "predicted": self.scorer.load().predict(rows.frame),
+                "predicted": predicted,
                 "side": rows.side,
                 "position": rows.position,
                 **by,
@@ -117,9 +119,11 @@ class _Scored:
     def __call__(self, batch: tuple[RowGroup, ...]) -> Predictions:
         raw = read_frame(batch, self.columns)
         scorer = self.scorer.load()
+        with scoring(batch[0].path, numbers_of(batch)):
+            predicted = scorer.predict(raw)
         # kept columns stay Arrow: what pandas would make of a date is not what was read
         kept = read_arrow(batch, self.keep).append_column(
-            self.name, pa.array(scorer.predict(raw), type=pa.float64())
+            self.name, pa.array(predicted, type=pa.float64())
         )
         return _written(self.folder, batch, kept, scorer.encoder.unseen_counts(raw))
 

@@ -27,6 +27,7 @@ FORMAT = 1
 SAMPLE_ROWS = 200_000
 SAMPLE_BYTES = 256 * 1024 * 1024
 LEAKAGE_CORRELATION = 0.9999
+LEAKAGE_ROWS = 5  # fewer values lie on a line by chance
 MOST_FREQUENT = 20
 LEAST_GAIN = 1e-6  # of a split; kRtEps in XGBoost's source
 
@@ -223,7 +224,11 @@ def _notes(
             notes.append(f"{column.name!r} has no values at all and can't help the model.")
         elif single:
             notes.append(f"{column.name!r} is constant in the training rows.")
-        elif column.correlation is not None and abs(column.correlation) > LEAKAGE_CORRELATION:
+        elif (
+            column.correlation is not None
+            and abs(column.correlation) > LEAKAGE_CORRELATION
+            and column.rows - column.missing >= LEAKAGE_ROWS
+        ):
             notes.append(
                 f"{column.name!r} has a correlation of {column.correlation:.6f} with the target: "
                 "does it give the answer away? Leave it out with data.exclude if so."
@@ -278,6 +283,18 @@ def _check_rejected(summary: PassSummary, config: Config, folder: str) -> None:
     )
 
 
+def _way_out(config: Config) -> str:
+    if config.split.kind == "group":
+        return (
+            f"Whole groups of {config.split.column!r} (split.column) fall on one side, and there "
+            "are too few of them: use a column with more values, another split.seed, or other "
+            "shares."
+        )
+    if config.split.kind == "column":
+        return f"Label some in {config.split.column!r} (split.column)."
+    return "Give it more rows or other shares."
+
+
 def _check_sides(target: dict[Side, TargetProfile], config: Config, summary: PassSummary) -> None:
     usable = int(summary.target.count.sum())
     wanted: list[Side] = ["train", "test"]
@@ -290,8 +307,8 @@ def _check_sides(target: dict[Side, TargetProfile], config: Config, summary: Pas
             raise UserError(
                 f"The split leaves no {side} rows: {usable:,} usable "
                 f"row{'' if usable == 1 else 's'} with split.kind={config.split.kind}, "
-                f"split.valid={config.split.valid:g}, split.test={config.split.test:g}. Give it "
-                "more rows or other shares."
+                f"split.valid={config.split.valid:g}, split.test={config.split.test:g}. "
+                f"{_way_out(config)}"
             )
     if target["train"].rows < 2:
         raise UserError(

@@ -33,9 +33,9 @@ def read_arrow(source: Input, config: DataConfig) -> Reading:
         file.read(8)  # behind the magic an IPC file is a stream, with a footer behind its end
     try:
         reader = pa.ipc.open_stream(pa.PythonFile(file, mode="r"))
-    except (pa.ArrowException, OSError, MemoryError) as error:
+        columns_of(reader.schema, source.shown)
+    except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
         raise _damaged(source, error) from None
-    columns_of(reader.schema, source.shown)
     fields = [pa.field(field.name, plain_type(field.type)) for field in reader.schema]
     schema = pa.schema(fields)
     return Reading(schema, _batches(source, reader, file, end, schema, is_file))

@@ -11,6 +11,7 @@ from tasks.engine.errors import RunError, UserError, listing, nearest
 from tasks.engine.inputs import Input
 from tasks.engine.reading import Reading
 from tasks.engine.schema import check_names
+from tasks.engine.secrets import resolved
 from tasks.engine.spool import spooled
 
 _CHUNK = 16_384
@@ -88,7 +89,7 @@ def _engine(source: Input, config: DataConfig) -> Any:
             f"{source.shown} is a database: set data.table, or data.query to an SQL query."
         )
     try:
-        url = sqlalchemy.make_url(config.source)
+        url = sqlalchemy.make_url(resolved(config.source))
         _check_sqlite(url, source)
         return sqlalchemy.create_engine(url, poolclass=NullPool)
     except NoSuchModuleError:
@@ -179,7 +180,7 @@ def _array(source: Input, name: str, values: list[Any], start: int) -> Any:
 def _without_password(text: str, url: str) -> str:
     from urllib.parse import unquote, urlsplit
 
-    password = urlsplit(url).password
+    password = urlsplit(resolved(url)).password
     for secret in {password, unquote(password)} if password else ():
         text = text.replace(secret, "***")
     return text

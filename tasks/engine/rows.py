@@ -4,7 +4,8 @@ Every pass (profile, training, evaluation) reads through `load`, so all of them 
 on the same side.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +18,13 @@ from tasks.engine.errors import UserError
 from tasks.engine.frames import read_frame
 from tasks.engine.hashing import UInt64, positions
 from tasks.engine.rules import parse_rule
-from tasks.engine.scoring import Kind, category_levels, numeric_values
+from tasks.engine.scoring import (
+    Kind,
+    TamperedModelError,
+    UnscorableValueError,
+    category_levels,
+    numeric_values,
+)
 from tasks.engine.split import NONE, Split
 
 Float64 = npt.NDArray[np.float64]
@@ -133,9 +140,7 @@ def load(batch: Sequence[RowGroup], plan: Plan) -> Rows:
     frame = read_frame(batch, plan.columns)
     path = batch[0].path
     position = np.concatenate([positions(path, group.start, group.rows) for group in batch])
-    numbers = np.concatenate(
-        [np.arange(group.start + 1, group.start + group.rows + 1) for group in batch]
-    )
+    numbers = numbers_of(batch)
     target = numeric_values(frame[plan.target.name], plan.target.kind)
     side = plan.split.sides(position, _split_column(frame, plan))
     reasons = _reasons(frame, plan, target, side)
@@ -160,6 +165,35 @@ def load(batch: Sequence[RowGroup], plan: Plan) -> Rows:
     rejected = Rejected(frame.loc[bad], numbers[bad], [str(reason) for reason in first[bad]])
     kept = rows.take(~bad)
     return Rows(**{**vars(kept), "rejected": rejected})
+
+
+def numbers_of(batch: Sequence[RowGroup]) -> npt.NDArray[np.int64]:
+    """Row numbers in their file, from 1, of row groups: int64 (n,)."""
+    return np.concatenate(
+        [np.arange(group.start + 1, group.start + group.rows + 1) for group in batch]
+    )
+
+
+@contextmanager
+def scoring(path: str, numbers: npt.NDArray[np.int64]) -> Iterator[None]:
+    """Values that can't become features, told by the row number in `path` of each row.
+
+    Raises:
+        UserError: a column holds values of another kind than in training, or one that is infinite
+            once it is scaled to 32 bits.
+    """
+    try:
+        yield
+    except UnscorableValueError as error:
+        raise UserError(
+            f"The column {error.column!r} holds {error.value} in row {numbers[error.row]:,} of "
+            f"{path}, which is infinite in 32 bits once it is scaled as the training rows are. "
+            "Make such values missing, or set normalize.kind=none."
+        ) from None
+    except TamperedModelError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{path} does not fit the model: {error}.") from None
 
 
 def category_text(series: pd.Series) -> npt.NDArray[np.object_]:

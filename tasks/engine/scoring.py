@@ -36,6 +36,12 @@ class TamperedModelError(ValueError):
     """The files of a stored model are not the files that were stored."""
 
 
+class UnscorableValueError(ValueError):
+    """A value is infinite as a feature; `row` counts from 0 among those that were given."""
+
+    column, value, row = "", math.nan, 0
+
+
 @dataclass(frozen=True)
 class Column:
     """How one raw column becomes one feature.
@@ -279,10 +285,12 @@ def _feature(column: Column, series: pd.Series) -> npt.NDArray[np.float32]:
         feature = ((values - column.center) / column.scale).astype(np.float32)
     if (infinite := np.isinf(feature)).any():
         row = int(np.argmax(infinite))
-        raise ValueError(
+        error = UnscorableValueError(
             f"column {column.name!r} has {int(infinite.sum())} infinite or too large values, "
             f"the first in row {row}: {values[row]}; leave them out or make them missing"
         )
+        error.column, error.value, error.row = column.name, float(values[row]), row
+        raise error
     return feature
 
 

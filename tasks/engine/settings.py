@@ -1,14 +1,16 @@
 """Reading a configuration: a TOML file, `--set` overrides, and errors that name the nearest key."""
 
+import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from tasks.engine.config import Config
 from tasks.engine.errors import UserError, listing, nearest
+from tasks.engine.secrets import by_reference
 
 # how XGBoost, or its other interfaces, call what is set here under another name
 OTHER_NAMES = {
@@ -36,6 +38,15 @@ LEFT_OUT = {
     "enable_categorical": "text columns and data.categories are categories",
 }
 
+# Pydantic's words for a type, where they are not a user's
+_PLAIN = {
+    "tuple_type": 'it should be a list, as in ["a", "b"]',
+    "dict_type": "it should be a table, as in {a = 1}",
+    "model_type": "it should be a section of settings, as in [data]",
+    "date": "it should be a date or a time, as in 2026-01-31",
+    "string_pattern_mismatch": "it should have no slash and no colon",
+}
+
 
 def load_config(
     path: str | None = None,
@@ -44,6 +55,9 @@ def load_config(
     target: str | None = None,
 ) -> Config:
     """The configuration of a TOML file (or the defaults) with `KEY=VALUE` overrides on top.
+
+    A password or token that is written out in `data.source` goes into this process's environment,
+    and a reference to it takes its place: what is kept of a configuration holds no secret.
 
     Raises:
         UserError: the file can't be read, or a key or value is wrong; names the nearest key.
@@ -60,7 +74,10 @@ def load_config(
                 "--set boost.max_depth=6."
             )
         _put(values, key.strip(), _value(text.strip()))
-    return parse(values, f" in {path}" if path else "")
+    config = parse(values, f" in {path}" if path else "")
+    source, secrets = by_reference(config.data.source)
+    os.environ.update(secrets)
+    return config.model_copy(update={"data": config.data.model_copy(update={"source": source})})
 
 
 def parse(values: Mapping[str, Any], where: str = "") -> Config:
@@ -68,7 +85,7 @@ def parse(values: Mapping[str, Any], where: str = "") -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        lines = [_sentence(detail) for detail in error.errors()]
+        lines = list(dict.fromkeys(_sentence(detail) for detail in error.errors()))
         shown = f" {lines[0]}" if len(lines) == 1 else "".join(f"\n- {line}" for line in lines)
         raise UserError(f"The configuration is wrong{where}:{shown}") from None
 
@@ -129,7 +146,7 @@ def _section(annotation: Any) -> type[BaseModel]:
 def _sentence(detail: Any) -> str:
     """One wrong setting as a sentence: the key, what it got, what would be accepted."""
     place = [str(part) for part in detail["loc"]]
-    key, got, kind = ".".join(place[:2]), detail["input"], detail["type"]
+    key, got, kind = ".".join(place[: _depth(place)]), detail["input"], detail["type"]
     if kind == "extra_forbidden":
         known = [f"{section}.{name}" for section, name in _fields()]
         if len(place) == 1:
@@ -152,5 +169,14 @@ def _sentence(detail: Any) -> str:
         return f"{key}: {sentence}" if len(place) > 1 else sentence
     if kind == "literal_error":
         return f"{key} is {got!r}. It takes {detail['ctx']['expected']}."
-    message = message[0].lower() + message[1:].replace("Input should", "it should")
+    message = next((said for type_, said in _PLAIN.items() if kind.startswith(type_)), message)
+    message = message[0].lower() + message[1:]
     return f"{key} is {got!r}: {message.replace('input should', 'it should')}."
+
+
+def _depth(place: list[str]) -> int:
+    """How many parts of an error's place are the setting's: a table's own key is one more."""
+    if len(place) < 3 or place[0] not in Config.model_fields:
+        return 2
+    section = _section(Config.model_fields[place[0]].annotation)
+    return 3 if get_origin(section.model_fields[place[1]].annotation) is dict else 2

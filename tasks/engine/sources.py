@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import fsspec
 
@@ -15,11 +15,11 @@ from tasks.engine.errors import UserError, listing, nearest
 from tasks.engine.formats import FORMATS
 from tasks.engine.frames import changed_at, modified
 from tasks.engine.inputs import SourceFile, open_source
+from tasks.engine.secrets import redact, resolved
 
 _LOADER = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
 _DATABASES = ("sqlite", "postgresql", "mysql", "mariadb", "oracle", "mssql")
-_SECRET = re.compile(r"pass|pwd|secret|token|sig|key|credential", re.IGNORECASE)
 _WILD = re.compile(r"[*?\[]")
 
 
@@ -61,31 +61,10 @@ def resolve(config: DataConfig) -> Source:
     return _source(config, shown, _local(re.sub(r"^file://", "", source), shown))
 
 
-def redact(url: str) -> str:
-    """The URL with passwords and secret parameters as `***`; other texts as they are."""
-    if not _SCHEME.match(url):
-        return url
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return re.sub(r"//[^/@]*@", "//***@", url)
-    place, query = parts.netloc, parts.query
-    if "@" in place:
-        user, host = place.rsplit("@", 1)
-        place = f"{user.split(':', 1)[0]}:***@{host}" if ":" in user else place
-    if any(_SECRET.search(key) for key, _ in parse_qsl(query, keep_blank_values=True)):
-        pairs = parse_qsl(query, keep_blank_values=True)
-        kept = [(key, "***" if _SECRET.search(key) else value) for key, value in pairs]
-        query = urlencode(kept, quote_via=quote, safe="*/")
-    if place == parts.netloc and query == parts.query:
-        return url
-    return urlunsplit((parts.scheme, place, parts.path, query, parts.fragment))
-
-
 def current(file: SourceFile) -> tuple[int, str]:
     """Size and time of change (or ETag) of a file as they are now."""
     if "://" in file.uri:
-        fsspec.core.url_to_fs(file.uri)[0].invalidate_cache()
+        fsspec.core.url_to_fs(resolved(file.uri))[0].invalidate_cache()
     return modified(file.uri)
 
 
@@ -136,7 +115,7 @@ def _local(text: str, shown: str) -> list[SourceFile]:
         cause = (error.strerror or str(error)).lower()
         raise UserError(f"data.source={shown!r} can't be read: {cause}.") from None
     if path.is_symlink():
-        raise UserError(f"data.source={shown!r} is a link to {os.readlink(path)!r}, which is gone.")
+        raise UserError(f"data.source={shown!r} is a link that leads nowhere.")
     raise _not_there(path, shown)
 
 
@@ -223,7 +202,7 @@ def _remote(source: str, shown: str, scheme: str) -> list[SourceFile]:
             "storage's own (AWS_SECRET_ACCESS_KEY, say)."
         )
     try:
-        filesystem, path = fsspec.core.url_to_fs(source)
+        filesystem, path = fsspec.core.url_to_fs(resolved(source))
         infos = _remote_infos(filesystem, path, scheme)
     except (FileNotFoundError, NotADirectoryError) as error:
         cause = error.__cause__  # fsspec's HTTP says so, too, of hosts that don't answer
@@ -243,6 +222,8 @@ def _remote(source: str, shown: str, scheme: str) -> list[SourceFile]:
     files = []
     for name, info in names.items():
         relative = name.removeprefix(root).lstrip("/")
+        if scheme in ("http", "https"):
+            relative = relative.partition("?")[0] or relative  # a signature is no part of a name
         if single or not _ignored(relative):
             uri = source if single else filesystem.unstrip_protocol(name)
             files.append(
@@ -283,7 +264,8 @@ def _remote_infos(filesystem: Any, path: str, scheme: str) -> tuple[str, dict[st
         return _fixed(path).rstrip("/"), names
     info = filesystem.info(path)
     if info["type"] != "directory":
-        return path.rpartition("/")[0], {path: info}
+        whole = path.partition("?")[0] if scheme in ("http", "https") else path
+        return whole.rpartition("/")[0], {path: info}
     if filesystem.exists(f"{path.rstrip('/')}/_delta_log"):
         raise UserError(
             f"{path} is a Delta Lake table, whose folder also holds rows that were deleted. Read "
@@ -295,7 +277,7 @@ def _remote_infos(filesystem: Any, path: str, scheme: str) -> tuple[str, dict[st
 def _not_there_remote(source: str, shown: str) -> UserError:
     """Names what the folder holds, where it can be listed."""
     try:
-        filesystem, path = fsspec.core.url_to_fs(source)
+        filesystem, path = fsspec.core.url_to_fs(resolved(source))
         folder, _, name = path.rstrip("/").rpartition("/")
         names = [entry.rstrip("/").rpartition("/")[2] for entry in filesystem.ls(folder, False)]
     except Exception:  # noqa: BLE001  the listing only helps the message

@@ -174,9 +174,9 @@ def _check_losses(client: Any, lost: list[str], reads: str) -> None:
     of_memory = [address for address in lost if address in deaths]
     if len(of_memory) > MEMORY_LOSSES:
         raise RunError(
-            f"{of_memory_limit(client, of_memory[-1])} while it read {reads}, as "
-            f"{len(of_memory) - 1} did before it. Give workers more memory (cluster.memory_limit), "
-            "or let each do less at once: fewer threads (cluster.threads), or smaller row groups "
+            f"{of_memory_limit(client, of_memory[-1])}, as {len(of_memory) - 1} did before it, "
+            f"while it read {reads}. Give workers more memory (cluster.memory_limit), or let each "
+            "do less at once: fewer threads (cluster.threads), or smaller row groups "
             "(data.row_group_rows, or those of the Parquet file)."
         )
     if len(lost) > LOSSES:
@@ -187,11 +187,17 @@ def _check_losses(client: Any, lost: list[str], reads: str) -> None:
 
 
 def of_memory_limit(client: Any, address: str) -> str:
-    """`The worker … was ended at its memory limit: it held … of …`; no full stop."""
+    """`The worker … held … when it was ended at its memory limit of …`; no full stop."""
     held = memory_deaths(client).get(address, 0)
-    limits = [int(worker["memory_limit"] or 0) for worker in alive_workers(client).values()]
-    of = f" of {megabytes(max(limits))} (cluster.memory_limit)" if any(limits) else ""
-    return f"The worker {address} was ended at its memory limit: it held {megabytes(held)}{of}"
+    until = time.monotonic() + RESTART_S
+    while not (alive := alive_workers(client)) and time.monotonic() < until:
+        time.sleep(POLL_S)  # its successor has the same limit
+    limit = max((int(worker["memory_limit"] or 0) for worker in alive.values()), default=0)
+    of = f" of {megabytes(limit)}" if limit else ""
+    return (
+        f"The worker {address} held {megabytes(held)} when it was ended at 95% of its memory limit"
+        f"{of} (cluster.memory_limit)"
+    )
 
 
 def megabytes(count: float) -> str:

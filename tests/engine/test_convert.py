@@ -204,7 +204,7 @@ def test_a_conversion_is_reused_while_the_file_is_the_same(tmp_path: Path, home:
     assert len(converted(tmp_path)) == 3
 
 
-@pytest.mark.parametrize("damage", ["shorter", "gone", "record"])
+@pytest.mark.parametrize("damage", ["shorter", "footer", "gone", "record"])
 def test_a_damaged_conversion_is_made_again(damage: str, tmp_path: Path, home: Home) -> None:
     file = tmp_path / "t.csv"
     file.write_bytes(b"a,b\n1,2\n")
@@ -212,6 +212,10 @@ def test_a_damaged_conversion_is_made_again(damage: str, tmp_path: Path, home: H
     path = converted(tmp_path)[0]
     if damage == "shorter":
         path.write_bytes(path.read_bytes()[:-1])
+    elif damage == "footer":
+        content = bytearray(path.read_bytes())
+        content[-100] ^= 1
+        path.write_bytes(content)
     elif damage == "gone":
         path.unlink()
     else:

@@ -9,7 +9,8 @@ import pytest
 
 from tasks.engine.config import DataConfig
 from tasks.engine.errors import UserError
-from tasks.engine.sources import Source, redact, resolve
+from tasks.engine.secrets import redact
+from tasks.engine.sources import Source, resolve
 
 
 def source_of(source: object, **settings: Any) -> Source:

@@ -144,8 +144,8 @@ def test_results_read_well_at_80_columns() -> None:
         summary(resumed_from_round=40, recoveries=1),
         report(categories=categories),
         ["The column 'c' is\nconstant."],
-        {"MLflow": "run 8d2f", "Prefect": "run happy-otter"},
-        best_round=100,
+        {"MLflow": ("run 8d2f", "mlflow ui"), "Prefect": ("run happy-otter",)},
+        trained_rounds=100,
     )
     assert (
         text(console)
@@ -168,10 +168,11 @@ INLAND             1,300   0.7000   50,000   30,000   -120.5
 ! The column 'c' is constant.
 
 Model    models:/housing/3
-         100 rounds (best on valid rows: 100) · resumed from round 40
+         100 rounds · resumed from round 40
          workers lost and replaced once
          cpu, 2 workers · sha256 3f2ab01c9d44 · 14.2 s
 MLflow   run 8d2f
+         mlflow ui
 Prefect  run happy-otter
 """
     )
@@ -210,7 +211,7 @@ Model    models:/housing/3
 def test_long_addresses_and_piped_notes_stay_in_one_piece() -> None:
     console = plain()
     address = "mlflow ui --backend-store-uri sqlite:////" + "folder/" * 20
-    show_training(console, summary(), report(), ["word " * 30], {"MLflow": address})
+    show_training(console, summary(), report(), ["word " * 30], {"MLflow": (address,)})
     lines = text(console).splitlines()
     assert f"MLflow   {address}" in lines
     assert f"! {' '.join(['word'] * 30)}" in lines
@@ -254,7 +255,7 @@ def test_a_check_says_what_a_run_would_do() -> None:
     console = plain()
     show_check(
         console,
-        CheckResult(24, profile.rows, profile, ("A note.",), 100, 40, 130_023),
+        CheckResult(24, profile.rows, profile, ("A note.",), 100, 60, 40, 130_023),
         "price",
     )
     assert (
@@ -267,12 +268,11 @@ rooms                          number            4.2 %   1.000   4.500   9.000
 
 ! A note.
 
-Rows       24: 14 train, 7 test
-Set aside  3 rows (price > 0: 3)
-Target     price, 14,999 to 500,001, mean 206,856, deviation 115,396 (train)
-Features   1 number, 1 category
-Training   100 rounds, 60 of them left after a checkpoint's 40
-Memory     130 kB of binned features over all workers
+Rows      24: 14 train, 7 test
+Target    price, 14,999 to 500,001, mean 206,856, deviation 115,396 (train)
+Features  1 number, 1 category
+Training  100 rounds, 60 of them left after a checkpoint's 40
+Memory    130 kB of binned features over all workers
 """
     )
 

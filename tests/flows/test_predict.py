@@ -60,7 +60,7 @@ def test_a_recorded_model_predicts_as_its_run_did(boostline: Boostline, shared_d
     [
         pytest.param(
             ["cottages", "DATA", "out.parquet"],
-            "no model is registered under that name (registered: none)",
+            "no model is registered under that name. Registered are: none. Name one as",
             id="no-such-model",
         ),
         pytest.param(

@@ -263,3 +263,32 @@ def test_cancelling_in_prefect_ends_the_run(
     assert read_flow_run(prefect_server, entry.flow_run_id)["state_type"] == "CANCELLED"
     (run,) = runs_of(mlflow_client(boostline.home))
     assert run.info.status == "KILLED"
+
+
+def test_check_says_what_a_run_would_do(boostline: Boostline, shared_data: Path) -> None:
+    common = [
+        "--data", str(shared_data / "housing.csv"), "--target", "median_house_value",
+        "--set", "boost.early_stopping_rounds=2", "--set", "boost.n_estimators=300",
+        "--set", "boost.learning_rate=1", "--set", "data.rules=['population > 5']",
+        "--set", "data.max_rejected=0.01",
+    ]  # fmt: skip
+    before = boostline("check", *common)
+    assert before.returncode == 0, before.stderr
+    assert "Training  300 rounds\n" in before.stdout
+    assert f"under {boostline.home / 'rejected'}, with the reason." in before.stdout
+    assert not (boostline.home / "checkpoints").exists()
+    summary = boostline.train(*common)
+    assert 1 < summary.rounds < 300
+    after = boostline("check", *common)
+    assert re.search(
+        r"300 rounds, none of them left: a checkpoint has all \d+ that it", after.stdout
+    )
+
+
+def test_it_stops_early_and_says_so(boostline: Boostline, shared_data: Path) -> None:
+    ran = boostline(
+        "train", "--data", str(shared_data / "housing.csv"), "--target", "median_house_value",
+        "--set", "boost.early_stopping_rounds=3", "--set", "boost.learning_rate=1",
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert re.search(r"\d+ rounds, the best of \d+ on the valid rows", ran.stdout), ran.stdout

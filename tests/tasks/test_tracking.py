@@ -15,12 +15,12 @@ from mlflow.utils import validation
 
 from tasks.engine.errors import RunError
 from tasks.sending import DIGEST_LENGTH, SCHEMA_LENGTH, entity_name
+from tasks.engine.secrets import without_secrets
 from tasks.tracking import (
     PARAM_LENGTH,
     TAG_LENGTH,
     Recorder,
     open_run,
-    without_secrets,
 )
 from tests.mlflow_server import MlflowServer
 

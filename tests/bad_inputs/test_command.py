@@ -1,0 +1,133 @@
+"""The same through the real command: how it ends, how soon, and what it leaves."""
+
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tasks.engine.config import DataConfig
+from tasks.engine.home import Home
+from tasks.engine.ingest import ingest
+from tests.conftest import Boostline
+
+pytestmark = pytest.mark.slow
+
+CPU_S = 2.0
+TRIES = 3  # of which one must be quick enough: a busy host makes every second longer
+
+
+def csv_of_10_mb(file: Path) -> int:
+    """The last line is cut short. Returns the number of whole rows."""
+    block = "".join(f"{i / 7:.9f},{i * 3.25:.6f},{'xyz'[i % 3]},{i % 97}\n" for i in range(40_000))
+    file.write_text("a,b,c,y\n" + block * 7 + "1,2,x\n")
+    return 280_000
+
+
+def parquet_of_10_mb(file: Path) -> int:
+    """The last row has an infinite target."""
+    random, rows = np.random.default_rng(0), 320_000
+    columns = {name: random.normal(size=rows) for name in "aby"}
+    for name, last in (("a", 1.5), ("b", 2.5), ("y", np.inf)):
+        columns[name][-1] = last
+    pq.write_table(pa.table(columns), file, row_group_size=100_000)
+    return rows
+
+
+def cut_parquet_of_10_mb(file: Path) -> int:
+    rows = parquet_of_10_mb(file)
+    file.write_bytes(file.read_bytes()[:-100])
+    return rows
+
+
+CASES: list[Any] = [
+    pytest.param(
+        csv_of_10_mb,
+        [],
+        "{file}, line 280002: 3 fields where the header has 4; the line may have been cut short. "
+        "Correct the line or write the file again.\n",
+        id="csv",
+    ),
+    pytest.param(
+        parquet_of_10_mb,
+        [],
+        "1 of 320,000 rows can't be used (the target 'y' is infinite), more than "
+        "data.max_rejected=0 allows.\n- row 320,000 of table.parquet: the target 'y' is infinite "
+        "(y=inf, a=1.5, b=2.5)\nAll of them are in "
+        "{rejected}. Mend the data, or set data.max_rejected to the share that may be left out.\n",
+        id="parquet",
+    ),
+    pytest.param(
+        cut_parquet_of_10_mb,
+        [],
+        "{file} is a damaged Parquet file (it does not end in PAR1: it was cut short). Write it "
+        "again.\n",
+        id="cut-parquet",
+    ),
+    pytest.param(
+        csv_of_10_mb,
+        ["--set", "boost.max_dept=3"],
+        "The configuration is wrong: there is no setting 'boost.max_dept'. Did you mean "
+        "'boost.max_depth'?\n",
+        id="misspelt",
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "settings", "message"), CASES)
+def test_refused_soon_and_nothing_is_left_half_done(
+    make: Callable[[Path], int],
+    settings: list[str],
+    message: str,
+    boostline_alone: Boostline,
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / ("table.csv" if make is csv_of_10_mb else "table.parquet")
+    make(file)
+    assert 9e6 < file.stat().st_size <= 10e6
+    seconds: list[float] = []
+    while len(seconds) < TRIES and (not seconds or min(seconds) > CPU_S):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        ran = boostline_alone("train", "--data", str(file), "--target", "y", *settings)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+        rejected = next(iter((boostline_alone.home / "rejected").glob("*")), "")
+        expected = message.replace("{file}", str(file)).replace("{rejected}", str(rejected))
+        assert (ran.returncode, ran.stdout, ran.stderr) == (2, "", expected)
+    assert min(seconds) <= CPU_S, seconds
+    left = [path.name for path in boostline_alone.home.rglob("*") if path.is_file()]
+    assert "mlflow.db" not in left
+    assert not [name for name in left if name.endswith(".part")]
+    assert not list(boostline_alone.home.glob("converted/part-*"))
+
+
+def test_what_was_refused_is_read_anew_once_it_is_mended(
+    boostline_alone: Boostline, tmp_path: Path
+) -> None:
+    file = tmp_path / "table.csv"
+    rows = csv_of_10_mb(file)
+    ran = boostline_alone("train", "--data", str(file), "--target", "y")
+    assert ran.returncode == 2
+    with file.open("ab") as table:
+        table.seek(-1, 2)
+        table.truncate()
+        table.write(b",3\n")
+    dataset = ingest(DataConfig(source=str(file)), Home(str(boostline_alone.home)))
+    assert dataset.rows == rows + 1
+
+
+def test_a_home_that_can_not_be_written(boostline_alone: Boostline, tmp_path: Path) -> None:
+    file = tmp_path / "table.csv"
+    file.write_text("a,y\n" + "1,2\n3,4\n" * 20)
+    home = f"{file}/home"
+    ran = boostline_alone("train", "--data", str(file), "--target", "y", BOOSTLINE_HOME=home)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (
+        2,
+        "",
+        f"BOOSTLINE_HOME ({home}) can't be written: not a directory. Set it to a folder of "
+        "yours.\n",
+    )

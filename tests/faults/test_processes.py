@@ -1,0 +1,162 @@
+"""The flow's own process, the scheduler, memory and disk: what they cost, and what is said."""
+
+import os
+import re
+import resource
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tasks.engine.summary import Summary
+from tests.conftest import Boostline
+from tests.faults.harness import (
+    BETWEEN,
+    EVERY,
+    INGEST,
+    ROUNDS,
+    RUN_LIMIT_S,
+    SCORING,
+    address_cluster,
+    arguments,
+    finished,
+    running,
+    same,
+)
+from tests.flows.test_train import mlflow_client
+
+pytestmark = pytest.mark.slow
+
+AT_ONCE = int(os.environ.get("BOOSTLINE_TEST_AT_ONCE", "4"))
+FULL_BYTES = 235_000
+only_by_command = pytest.mark.skipif(
+    "BOOSTLINE_TEST_FAULTS" not in os.environ, reason="takes long: set BOOSTLINE_TEST_FAULTS=all"
+)
+
+
+def test_the_flow_is_killed_in_every_step(
+    boostline: Boostline, table: Path, undisturbed: Summary
+) -> None:
+    """Each time the same command goes on, and does nothing again that was done.
+
+    A checkpoint that was cut short meanwhile is passed over for the one before it.
+    """
+    kept: dict[str, tuple[int, int]] = {}
+    for moment in (INGEST, BETWEEN, SCORING):
+        with running(boostline, *arguments(table)) as run:
+            assert run.wait_for(moment), moment.name
+            run.kill()
+            run.kept = kept
+            run.check_not_done_again()
+        if moment is BETWEEN:
+            newest = max(boostline.home.glob("checkpoints/*/round-*.ubj"))
+            newest.write_bytes(newest.read_bytes()[:-100])
+        kept = finished(boostline.home)
+        if moment is BETWEEN:
+            kept.pop(str(newest.with_suffix(".json").relative_to(boostline.home)))
+    with running(boostline, *arguments(table)) as run:
+        run.kept = kept
+        found = run.summary()
+        run.check_not_done_again()
+    same(found, undisturbed)
+    assert found.resumed_from_round == ROUNDS
+
+
+def test_the_scheduler_is_killed(boostline: Boostline, table: Path, undisturbed: Summary) -> None:
+    """The run ends with its cause; the same command on another scheduler goes on."""
+    with address_cluster(boostline) as cluster:
+        with running(boostline, *arguments(table), *cluster.settings()) as run:
+            assert run.wait_for(BETWEEN)
+            cluster.scheduler.kill()
+            began = time.monotonic()
+            assert run.end() == 1
+        assert time.monotonic() - began < 20
+        assert run.error.splitlines()[-1] == (
+            f"The connection to the Dask scheduler at {cluster.address} (cluster.address) was "
+            "lost. Start it again; the same command then goes on from what was done."
+        )
+        run.remember()
+        kept = run.kept
+    with (
+        address_cluster(boostline, name="another") as cluster,
+        running(boostline, *arguments(table), *cluster.settings()) as run,
+    ):
+        run.kept = kept
+        found = run.summary()
+        run.check_not_done_again()
+    same(found, undisturbed)
+    # workers that have lost their scheduler may still come to the end
+    assert found.resumed_from_round >= 3 * EVERY
+
+
+@only_by_command
+def test_the_scheduler_freezes(boostline: Boostline, table: Path) -> None:
+    with (
+        address_cluster(boostline) as cluster,
+        running(boostline, *arguments(table, cluster__worker_ttl=6), *cluster.settings()) as run,
+    ):
+        assert run.wait_for(BETWEEN)
+        cluster.scheduler.send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+        assert run.end() == 1
+        assert time.monotonic() - began < 30
+        assert run.error.splitlines()[-1] == (
+            f"The Dask scheduler at {cluster.address} (cluster.address) has not answered for 6 s "
+            "(cluster.worker_ttl). Start it again; the same command then goes on from what was "
+            "done."
+        )
+
+
+def test_a_training_that_does_not_fit_the_workers(
+    boostline: Boostline, table: Path, undisturbed: Summary
+) -> None:
+    """It is said how much was held, and which settings help; with more memory it goes on."""
+    with running(boostline, *arguments(table, cluster__memory_limit="235MB")) as run:
+        assert run.end() == 1
+    message = run.error.splitlines()[-1]
+    assert re.match(
+        r"The worker tcp://\S+ held 2\d\d MB when it was ended at 95% of its memory limit of "
+        r"235 MB \(cluster\.memory_limit\), as 2 did before it, (in training|while it read)",
+        message,
+    ), run.error
+    assert "Give workers more memory (cluster.memory_limit)" in message
+    with running(boostline, *arguments(table, cluster__memory_limit="2GB")) as run:
+        found = run.summary()
+    same(found, undisturbed)
+
+
+def test_a_full_disk_costs_the_checkpoint(
+    boostline: Boostline, table: Path, undisturbed: Summary
+) -> None:
+    """Files of the workers may grow larger than a part of the predictions, but not much."""
+    with running(boostline, *arguments(table)) as run:
+        assert run.wait_for(BETWEEN)
+        for worker in run.workers():
+            resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (FULL_BYTES, FULL_BYTES))
+        found = run.summary()
+    same(found, undisturbed)
+    assert re.search(
+        r"The checkpoint of round [56]0 could not be written: There is no space left", run.output
+    )
+    assert found.recoveries == 0
+    last = max(run.home.glob("checkpoints/*/*.ubj"))
+    assert 3 * EVERY <= int(last.stem.removeprefix("round-")) < ROUNDS
+    assert last.stat().st_size < FULL_BYTES
+    assert not list(run.home.glob("checkpoints/*/*.part"))
+
+
+def test_first_runs_at_once(boostline_alone: Boostline) -> None:
+    """On an empty home, with servers of their own and one key: all finish, with one model."""
+    words = ["--set", "cluster.workers=1", "--set", "cluster.threads=1"]
+    words += ["--set", "evaluate.bootstrap=100"]
+    files = [boostline_alone.folder / f"summary-{number}.json" for number in range(AT_ONCE)]
+    started = [boostline_alone.start("train", "--summary", str(file), *words) for file in files]
+    errors = [process.communicate(timeout=RUN_LIMIT_S)[1] for process in started]
+    assert [process.returncode for process in started] == [0] * AT_ONCE, errors
+    found = [Summary.model_validate_json(file.read_bytes()) for file in files]
+    assert len({(each.model_sha256, each.r2, each.dataset_digest) for each in found}) == 1
+    assert len({each.mlflow_run_id for each in found}) == AT_ONCE
+    client = mlflow_client(boostline_alone.home)
+    for each in found:
+        assert client.get_run(each.mlflow_run_id).info.status == "FINISHED"
