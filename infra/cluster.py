@@ -23,8 +23,8 @@ from infra.local_cluster import open_local
 __all__ = [
     "CLUSTER_KINDS",
     "ClusterError",
-    "open_cluster",
     "on_every_worker",
+    "open_cluster",
     "send_user_folder",
     "send_variables",
 ]

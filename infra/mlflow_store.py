@@ -167,7 +167,12 @@ def _copy(database: Path, copy: Path) -> None:
 
 
 def _run_migration(database: Path, artifacts: Path, failed: str, timeout_s: float) -> None:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    # Name by name: MLflow, imported in another thread meanwhile, takes a variable of its own away.
+    environment = {
+        name: value
+        for name in list(os.environ)
+        if not name.startswith("MLFLOW_") and (value := os.environ.get(name)) is not None
+    }
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-c", _MIGRATE, f"sqlite:///{database}", str(artifacts)],

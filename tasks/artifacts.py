@@ -16,6 +16,7 @@ def show_results(report: Report, summary: Summary, recorder: Recorder) -> None:
         for side in SIDES
         if side in report.metrics
     ]
+    place = without_secrets(recorder.client.tracking_uri)
     create_table_artifact(
         table=rows, key="boostline-metrics", description="Exact metrics over all rows of each side"
     )
@@ -24,7 +25,7 @@ def show_results(report: Report, summary: Summary, recorder: Recorder) -> None:
         description="The recorded run",
         markdown=(
             f"Test R² **{summary.r2:.4f}** after {summary.rounds:,} rounds.\n\n"
-            f"- MLflow run `{summary.mlflow_run_id}` at `{without_secrets(recorder.client.tracking_uri)}`\n"
+            f"- MLflow run `{summary.mlflow_run_id}` at `{place}`\n"
             f"- model `{summary.model_uri}` (sha256 `{summary.model_sha256}`)\n"
             f"- dataset digest `{summary.dataset_digest}`\n"
         ),

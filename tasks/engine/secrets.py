@@ -205,7 +205,7 @@ def _places(url: str) -> Iterator[tuple[int, int, str]]:
         return
     place = mark + 1
     for pair in url[place:].partition("#")[0].split("&"):
-        key, equals, value = pair.partition("=")
+        key, equals, _ = pair.partition("=")
         if equals and _SECRET.search(key):
             yield place + len(key) + 1, place + len(pair), key
         place += len(pair) + 1

@@ -155,7 +155,9 @@ def _hit(point: Point, run: Run, cluster: Address | None) -> None:
         assert cluster is not None
         cluster.scheduler.kill()
     else:
-        workers = cluster.workers() if cluster else run.workers()
+        find = cluster.workers if cluster else run.workers
+        while not (workers := find()):
+            time.sleep(0.02)  # a nanny is just starting one
         (freeze if point.victim.startswith("frozen") else kill)(workers[0])
 
 

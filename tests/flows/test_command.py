@@ -195,7 +195,7 @@ def test_a_bug_is_one_line_and_a_traceback_in_a_file(boostline: Boostline, tmp_p
     ran = boostline(code=code)
     first, second = ran.stderr.splitlines()
     assert first == (
-        "Unexpected, probably a bug in Boostline: RuntimeError: no way to postgresql://me:***@db/x"
+        "Unexpected, probably a bug in Boostline: RuntimeError: no way to postgresql://***@db/x"
     )
     kept = Path(second.removeprefix("The traceback is in ").removesuffix("."))
     assert kept.parent == tmp_path / "here" / ".boostline" / "logs"

@@ -24,8 +24,8 @@ def mlflow_client(home: Path) -> MlflowClient:
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
-def runs_of(client: MlflowClient) -> list[Any]:
-    experiment = client.get_experiment_by_name("boostline")
+def runs_of(client: MlflowClient, name: str = "boostline") -> list[Any]:
+    experiment = client.get_experiment_by_name(name)
     assert experiment is not None
     return list(client.search_runs([experiment.experiment_id]))
 

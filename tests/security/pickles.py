@@ -16,9 +16,9 @@ _BASE64 = re.compile(rb"[A-Za-z0-9+/\-_]{16,}={0,2}")
 
 def is_pickle(content: bytes) -> bool:
     """Whether Python's unpickler would take the whole of it: protocols 0 to 5, packed or not."""
-    for opened in (content, *_unpacked(content)):
-        opened = opened.removesuffix(b"\n")
-        if len(opened) < 4 or (opened[0] != 0x80 and not opened.rstrip().endswith(b".")):
+    for candidate in (content, *_unpacked(content)):
+        opened = candidate.removesuffix(b"\n")
+        if len(opened) < 4 or (opened[0] != 0x80 and not opened.endswith(b".")):
             continue
         try:
             operations = list(pickletools.genops(io.BytesIO(opened)))

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from infra.mlflow_store import artifact_root, open_experiment
+from infra.mlflow_store import artifact_root, open_experiment, prepare_mlflow
 from tasks.engine.errors import UserError
 from tasks.engine.home import Home
 from tasks.engine.settings import load_config
@@ -42,13 +42,23 @@ def test_a_model_is_a_name_that_mlflow_takes(name: str) -> None:
         load_config(overrides=[f"track.model={name}"])
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with MLflow's store in it."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        prepare_mlflow(folder)
+    return folder
+
+
 @pytest.mark.slow
-def test_the_artifacts_of_an_experiment_stay_in_their_folder(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+def test_the_artifacts_of_an_experiment_stay_in_their_folder(home: Path) -> None:
+    uri = f"sqlite:///{home / 'mlflow.db'}"
     client = MlflowClient(uri, uri)
-    root = artifact_root(tmp_path)
+    root = artifact_root(home)
     for name in CLIMBING:
-        experiment = client.get_experiment(open_experiment(uri, name, tmp_path))
+        experiment = client.get_experiment(open_experiment(uri, name, home))
         place = Path(os.path.abspath(experiment.artifact_location.removeprefix("file://")))
         assert place.parent == root, name
 
@@ -65,6 +75,12 @@ def test_a_run_is_the_folder_it_was_found_in(tmp_path: Path) -> None:
     assert entries(home) == []
 
 
+def _around(folder: Path) -> set[Path]:
+    """What is in the folder, and beside it and its parent, where the names would climb to."""
+    beside = (*folder.parent.iterdir(), *folder.parent.parent.iterdir())
+    return {*folder.rglob("*"), *beside}
+
+
 @pytest.mark.slow
 def test_a_run_with_crafted_names_writes_in_its_home_alone(boostline: Boostline) -> None:
     draw = np.random.default_rng(0)
@@ -73,7 +89,7 @@ def test_a_run_with_crafted_names_writes_in_its_home_alone(boostline: Boostline)
     frame["by/../../x"] = draw.choice(["../../a", "/etc/b", "."], 400)
     data = boostline.folder / "..data..csv"
     frame.to_csv(data, index=False)
-    before = {path for path in boostline.folder.parent.rglob("*")}
+    before = _around(boostline.folder)
     summary = boostline.train(
         *("--data", str(data), "--target", "target/../../y", "--set", "boost.n_estimators=5"),
         *("--set", "evaluate.by=['by/../../x']", "--set", "track.experiment='../../up'"),
@@ -82,7 +98,7 @@ def test_a_run_with_crafted_names_writes_in_its_home_alone(boostline: Boostline)
     )
     ran = boostline("predict", "~up $HOME", str(data), "out.parquet", "--keep", "..")
     assert ran.returncode == 0, ran.stderr
-    made = {path for path in boostline.folder.parent.rglob("*")} - before
+    made = _around(boostline.folder) - before
     ours = {boostline.folder / name for name in ("summary.json", "out.parquet", ".boostline")}
     ours |= {boostline.folder / "bin", boostline.folder / "bin" / "boostline"}
     outside = {path for path in made - ours if boostline.home not in path.parents}
@@ -104,13 +120,13 @@ def test_a_run_with_crafted_names_writes_in_its_home_alone(boostline: Boostline)
     "model", ["../../../etc/passwd", "x' OR name LIKE '%", "runs:/x/y", "models:/../1", "a/../../1"]
 )
 def test_a_model_to_predict_with_is_looked_up_not_opened(
-    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flows.predict import run
     from tasks.engine.config import ClusterConfig, DataConfig
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    home = Home(str(tmp_path / "home"))
+    out = str(tmp_path / "out.csv")
     with pytest.raises(UserError, match=r"can't be had from sqlite:///"):
-        run(model, DataConfig(), str(tmp_path / "out.csv"), [], home, ClusterConfig())
-    assert list((tmp_path / "home" / "models").iterdir()) == []
+        run(model, DataConfig(), out, [], Home(str(home)), ClusterConfig())
+    assert list((home / "models").iterdir()) == []
