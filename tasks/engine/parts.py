@@ -17,7 +17,13 @@ def write_part(uri: str, rows: pd.DataFrame | pa.Table) -> None:
     buffer = BytesIO()
     if isinstance(rows, pd.DataFrame):
         rows = pa.Table.from_pandas(rows, preserve_index=False)
-    pq.write_table(rows, buffer, row_group_size=max(1, rows.num_rows), compression="lz4")
+    pq.write_table(
+        rows,
+        buffer,
+        row_group_size=max(1, rows.num_rows),
+        compression="lz4",
+        write_page_checksum=True,
+    )
     write_atomically(uri, buffer.getvalue())
 
 
@@ -34,5 +40,7 @@ def read_parts(uris: Sequence[str]) -> list[pd.DataFrame]:
     frames = []
     for uri in uris:
         with open_input(uri) as file:
-            frames.append(pq.read_table(file).to_pandas(split_blocks=True))
+            frames.append(
+                pq.read_table(file, page_checksum_verification=True).to_pandas(split_blocks=True)
+            )
     return frames

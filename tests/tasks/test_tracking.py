@@ -14,8 +14,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils import validation
 
 from tasks.engine.errors import RunError
-from tasks.sending import DIGEST_LENGTH, SCHEMA_LENGTH, entity_name
 from tasks.engine.secrets import without_secrets
+from tasks.sending import DIGEST_LENGTH, SCHEMA_LENGTH, entity_name
 from tasks.tracking import (
     PARAM_LENGTH,
     TAG_LENGTH,
