@@ -16,9 +16,10 @@ from typing import Any
 
 import fsspec
 
-from flows.figures import size
+from flows.figures import amount, size
 from tasks.engine.errors import UserError
 from tasks.engine.home import Home
+from tasks.ledger import entries
 
 REMOVABLE = {
     "checkpoints": "checkpoints",
@@ -32,6 +33,7 @@ REMOVABLE = {
     "runs": "spools of runs",
     "logs": "tracebacks",
 }
+NEEDED_TO_RECORD = {"models", "converted"}
 IN_USE = timedelta(hours=1)
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -60,37 +62,51 @@ def remove_old(home: Home, older_than: timedelta, dry_run: bool = False) -> list
     """Removes the entries that nobody has used for `older_than`, an hour at the least.
 
     An entry is a run's, a table's or a training's own folder: it goes whole or stays whole. One
-    that holds a lock which a process has taken stays. Returns a line for each kind that had any.
+    that holds a lock which a process has taken stays. A run that waits for `boostline record`
+    stays, and with it the models and tables that it may need. Returns a line for each kind that
+    had any.
     """
+    waiting = waiting_runs(home)
     before = datetime.now(UTC) - max(older_than, IN_USE)
     # Of a home on object storage this host keeps a part in a folder of its own.
     places = [fsspec.core.url_to_fs(root) for root in dict.fromkeys([home.root, str(home.local)])]
     removed = []
     for (filesystem, root), (folder, what) in product(places, REMOVABLE.items()):
-        entries = [
+        if waiting and folder in NEEDED_TO_RECORD:
+            continue
+        found = [
             (entry["name"], files)
             for entry in _listed(filesystem, f"{root.rstrip('/')}/{folder}")
             if _last_used(filesystem, files := _files(filesystem, entry), entry) < before
             and not any(_taken(filesystem, name) for name in files)
+            and not (folder == "runs" and Path(entry["name"]).name in waiting)
         ]
-        total = sum(int(info.get("size") or 0) for _, files in entries for info in files.values())
-        for name, _ in entries if not dry_run else []:
+        total = sum(int(info.get("size") or 0) for _, files in found for info in files.values())
+        for name, _ in found if not dry_run else []:
             with suppress(FileNotFoundError):
                 filesystem.rm(name, recursive=True)
-        if entries:
-            removed.append(Removed(what, len(entries), total))
+        if found:
+            removed.append(Removed(what, len(found), total))
     return removed
+
+
+def waiting_runs(home: Home) -> set[str]:
+    """Names of runs that MLflow has not taken whole."""
+    return {entry.name for entry in entries(home) if not entry.recorded}
 
 
 def sentences(removed: list[Removed], home: Home, older_than: str, dry_run: bool) -> list[str]:
     """What `remove_old` did, for the terminal."""
+    waiting = len(waiting_runs(home))
+    kept = [f"{amount(waiting, 'runs')} kept for `boostline record`, with all that it needs."]
+    kept = kept if waiting else []
     if not removed:
         shown = older_than if age(older_than) > IN_USE else "an hour"
-        return [f"Nothing in {home.root} has been unused for {shown}."]
+        return [f"Nothing in {home.root} has been unused for {shown}.", *kept]
     lines = [f"{part.what:<22} {part.entries:>6,} {size(part.bytes):>12}" for part in removed]
     total = size(sum(part.bytes for part in removed))
     verb = "Would remove" if dry_run else "Removed"
-    return [*lines, f"{verb} {total} in {home.root}."]
+    return [*lines, f"{verb} {total} in {home.root}.", *kept]
 
 
 def _listed(filesystem: Any, folder: str) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ import pytest
 from flows.clean import REMOVABLE, Removed, age, remove_old, sentences
 from tasks.engine.errors import UserError
 from tasks.engine.home import Home
+from tasks.ledger import under_way
 
 DAY = 86_400
 
@@ -150,4 +151,20 @@ def test_what_is_not_an_age_is_refused(text: str) -> None:
     assert str(refusal.value) == (
         f"--older-than {text!r} is not an age. Write a whole number and m, h, d or w "
         "(minutes, hours, days, weeks), as in 30d."
+    )
+
+
+def test_what_waits_to_be_recorded_stays_whole(home: Home) -> None:
+    with under_way(home, "night", "key"):
+        pass
+    for path in ("runs/night/findings.json", "runs/other/x", "models/m/booster.ubj", "converted/c"):
+        put(home, path, 90)
+    for file in (Path(home.root) / "runs" / "night").iterdir():
+        os.utime(file, (1, 1))
+    removed = remove_old(home, timedelta(days=30))
+    assert [(part.what, part.entries) for part in removed] == [("spools of runs", 1)]
+    left = sorted(path.name for path in Path(home.root).rglob("*") if path.is_file())
+    assert left == ["alive.lock", "booster.ubj", "c", "entry.json", "findings.json"]
+    assert sentences(removed, home, "30d", False)[-1] == (
+        "1 run kept for `boostline record`, with all that it needs."
     )
