@@ -300,6 +300,25 @@ def record(
 
 
 @app.command()
+def doctor(config: ConfigFile = None, settings: Set = None) -> None:
+    """Look for what is wrong here, and say what mends it.
+
+    Versions, disk, and whether the configured services answer or are open to others.
+    """
+    from flows.doctor import examine
+    from tasks.engine.home import Home
+    from tasks.engine.settings import load_config
+
+    findings = examine(load_config(config, settings or ()), Home.at())
+    for finding in findings:
+        typer.echo(f"{'✗' if finding.remedy else '✓'} {finding.what:<9} {finding.state}")
+        if finding.remedy:
+            typer.echo(f"            {finding.remedy}")
+    if any(finding.remedy for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
 def clean(
     older_than: Annotated[
         str,

@@ -1,0 +1,58 @@
+"""What the doctor says of real services."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.doctor import _own_addresses
+from tests.conftest import Boostline
+from tests.mlflow_server import MlflowServer
+
+pytestmark = pytest.mark.slow
+
+
+def test_all_is_well_with_nothing_set_up(boostline_alone: Boostline) -> None:
+    ran = boostline_alone("doctor")
+    assert ran.returncode == 0, ran.stdout
+    lines = ran.stdout.splitlines()
+    assert [line.split()[:2] for line in lines] == [
+        ["✓", name]
+        for name in ("Python", "Packages", "XGBoost", "Home", "Disk", "MLflow", "Prefect", "Dask")
+    ]
+    assert not boostline_alone.home.exists()
+
+
+def test_services_that_do_not_answer_are_named(boostline_alone: Boostline) -> None:
+    ran = boostline_alone(
+        "doctor", "--set", "cluster.kind=address", "--set", "cluster.address=tcp://127.0.0.1:1",
+        MLFLOW_TRACKING_URI="http://me:s3cret@127.0.0.1:1",
+    )  # fmt: skip
+    assert ran.returncode == 1
+    assert "✗ MLflow    http://***@127.0.0.1:1 does not answer\n" in ran.stdout
+    assert "✗ Dask      tcp://127.0.0.1:1 does not answer" in ran.stdout
+    assert "s3cret" not in ran.stdout + ran.stderr
+
+
+@pytest.mark.skipif(not _own_addresses(), reason="this host has no address but loopback")
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
+def test_a_service_that_is_open_to_others_is_told(
+    boostline: Boostline, prefect_server: Any, tmp_path: Path, host: str
+) -> None:
+    server = MlflowServer(tmp_path, host)
+    server.start()
+    try:
+        server.wait()
+        ran = boostline("doctor", MLFLOW_TRACKING_URI=server.uri)
+    finally:
+        server.kill()
+    assert f"✓ Prefect   {prefect_server.api_url}, no password, loopback only" in ran.stdout
+    if host == "127.0.0.1":
+        assert ran.returncode == 0, ran.stdout
+        assert f"✓ MLflow    {server.uri}, no password, loopback only" in ran.stdout
+    else:
+        assert ran.returncode == 1
+        assert (
+            f"✗ MLflow    {server.uri} is open: anyone who reaches "
+            f"{_own_addresses()[0]}:{server.port} may use it"
+        ) in ran.stdout
