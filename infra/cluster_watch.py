@@ -51,14 +51,18 @@ class _Watch:
         self._plan = plan
         self._address = plan.address or "this host"
         self._verdict: str | None = None
-        # By worker: when it was last heard of, by the scheduler's clock and by ours.
-        self._seen: dict[str, tuple[float, float]] = {}
-        self._looked = self._answered = self._useful = time.monotonic()
+        # By worker: when the scheduler last heard of it, and the seconds that it is silent since.
+        self._silence: dict[str, tuple[float, float]] = {}
+        self._looked = time.monotonic()
+        self._unanswered_s = self._useless_s = 0.0
 
     def run(self) -> None:
         while not self.ended.wait(PERIOD_S) and self._verdict is None:
-            self._forget_after_a_sleep()
-            self._look()
+            # A host that slept, or a process that was stopped, has not heard of anybody: time
+            # counts as far as we looked.
+            passed = time.monotonic() - self._looked
+            self._looked = time.monotonic()
+            self._look(passed)
 
     def verdict(self) -> str | None:
         """Why the cluster is of no use any more, if it is."""
@@ -66,31 +70,24 @@ class _Watch:
             return self._lost()
         return self._verdict
 
-    def _forget_after_a_sleep(self) -> None:
-        """A host that slept, or a process that was stopped, has not heard of anybody."""
-        now = time.monotonic()
-        if now - self._looked > 2 * ANSWER_S + END_WORKER_S + PERIOD_S:
-            self._seen.clear()
-            self._answered = self._useful = now
-        self._looked = now
-
-    def _look(self) -> None:
+    def _look(self, passed: float) -> None:
         try:
             info = self._ask("identity", ANSWER_S, n_workers=-1)
         except (OSError, RuntimeError):  # Dask's lost connections and TimeoutError are OSErrors
+            self._unanswered_s += passed
             if self._client.status != "running":
                 self._give_up(self._lost())
-            elif time.monotonic() - self._answered > self._plan.worker_ttl_s:
+            elif self._unanswered_s > self._plan.worker_ttl_s:
                 self._give_up(
                     f"The Dask scheduler at {self._address} (cluster.address) has not answered for "
                     f"{self._plan.worker_ttl_s:g} s (cluster.worker_ttl). Start it again; the same "
                     "command then goes on from what was done."
                 )
             return
-        now = self._answered = time.monotonic()
+        self._unanswered_s = 0.0
         workers: dict[str, Any] = info["workers"]
-        self._check_useful(workers, now)
-        if silent := self._silent(workers, now):
+        self._check_useful(workers, passed)
+        if silent := self._silent(workers, passed):
             with suppress(OSError, RuntimeError):
                 self._ask(
                     "restart_workers",
@@ -108,20 +105,22 @@ class _Watch:
             raise RuntimeError("the client is closed")
         return self._client.sync(getattr(scheduler, operation), callback_timeout=limit, **arguments)
 
-    def _silent(self, workers: dict[str, Any], now: float) -> list[str]:
+    def _silent(self, workers: dict[str, Any], passed: float) -> list[str]:
+        before, self._silence = self._silence, {}
         for address, worker in workers.items():
             heard = float(worker["last_seen"])
-            if address not in self._seen or self._seen[address][0] != heard:
-                self._seen[address] = (heard, now)
-        self._seen = {address: self._seen[address] for address in workers}
+            known, silent_s = before.get(address, (heard, 0.0))
+            self._silence[address] = (heard, silent_s + passed if heard == known else 0.0)
         limit = self._plan.worker_ttl_s
-        return [address for address, (_, seen) in self._seen.items() if now - seen > limit]
+        return [address for address, (_, silent_s) in self._silence.items() if silent_s > limit]
 
-    def _check_useful(self, workers: dict[str, Any], now: float) -> None:
-        if not workers or any(worker["status"] == "running" for worker in workers.values()):
-            self._useful = now if workers else self._useful
+    def _check_useful(self, workers: dict[str, Any], passed: float) -> None:
+        if any(worker["status"] == "running" for worker in workers.values()):
+            self._useless_s = 0.0
+            return
+        self._useless_s += passed
         limit = self._plan.start_timeout_s
-        if now - self._useful <= limit:
+        if self._useless_s <= limit:
             return
         if workers:
             self._give_up(

@@ -60,10 +60,8 @@ class Column:
         if self.kind not in KINDS:
             raise ValueError(f"column {self.name!r} has kind {self.kind!r}; known: {list(KINDS)}")
         if not (math.isfinite(self.center) and math.isfinite(self.scale) and self.scale != 0):
-            raise ValueError(
-                f"column {self.name!r} has center {self.center} and scale {self.scale}; "
-                "both must be finite and the scale not zero"
-            )
+            scaling = f"center {self.center} and scale {self.scale}"
+            raise ValueError(f"column {self.name!r}: {scaling} must be finite, the latter not zero")
         if (self.kind == "category") != (self.categories is not None):
             raise ValueError(f"column {self.name!r}: exactly the categories have a dictionary")
         if self.categories is not None:
@@ -119,14 +117,12 @@ class Encoder:
         return [frame.iloc[:, places[name]] for name in self.names]
 
     def encode(self, frame: pd.DataFrame) -> npt.NDArray[np.float32]:
-        """Features of the rows of `frame`.
+        """Features of the rows of `frame`: float32, (rows, columns), C order; NaN where a value is
+        missing or a category unseen.
 
         Args:
             frame: raw columns; any order, further columns are ignored. NumPy, nullable, Arrow,
                 string, categorical and object types are accepted.
-
-        Returns:
-            float32, (rows, columns), C order; NaN where a value is missing or a category unseen.
 
         Raises:
             ValueError: a column is missing, or holds values that are not of its kind, or values
@@ -186,11 +182,7 @@ class Scorer:
         return self.mean + np.asarray(margin, dtype=np.float64).reshape(len(features))
 
     def save(self, folder: Path | str) -> dict[str, str]:
-        """Write the model into `folder`, the manifest last.
-
-        Returns:
-            SHA-256 in hexadecimal of each file by its name, the manifest's included.
-        """
+        """Write the model, the manifest last; the SHA-256 of each file by name, it included."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         encoder = {"mean": self.mean, "columns": [asdict(c) for c in self.encoder.columns]}

@@ -201,6 +201,7 @@ def test_a_killed_worker(dask_client: Any, tmp_path: Path) -> None:
     assert "left the cluster" in lost.note and len(lost.workers) == 1
 
 
+@pytest.mark.slow
 def test_a_frozen_worker(dask_client: Any, tmp_path: Path) -> None:
     wait_for_workers(dask_client)
     events: list[Event] = []
@@ -260,6 +261,7 @@ def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
         alone(made.spec(device="cuda"), False, made.store(tmp_path))
 
 
+@pytest.mark.slow
 def test_too_many_losses(dask_client: Any, tmp_path: Path) -> None:
     wait_for_workers(dask_client)
     victims = list(dask_client.run(os.getpid).values())[:1]
@@ -272,6 +274,7 @@ def test_too_many_losses(dask_client: Any, tmp_path: Path) -> None:
         run(dask_client, tmp_path, [], on_event=on_event, recoveries=0, n_estimators=500)
 
 
+@pytest.mark.slow
 def test_two_trainings_take_turns(dask_client: Any, tmp_path: Path) -> None:
     wait_for_workers(dask_client)
     results: dict[int, TrainResult] = {}

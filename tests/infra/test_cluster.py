@@ -16,6 +16,8 @@ from distributed.scheduler import KilledWorker
 from infra.address_cluster import different_versions
 from infra.cluster import ClusterError, open_cluster, send_user_folder
 
+pytestmark = pytest.mark.slow
+
 QUIET_RUN = """
 import os, signal, sys, time
 from infra.cluster import open_cluster

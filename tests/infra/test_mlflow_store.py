@@ -14,6 +14,8 @@ import pytest
 
 from infra.mlflow_store import MlflowStoreError, prepare_mlflow
 
+pytestmark = pytest.mark.slow
+
 FIRST_RUN = """
 import sys
 from pathlib import Path

@@ -17,6 +17,8 @@ import pytest
 
 from infra.prefect_server import EmbeddedPrefect, PrefectServerError, start_embedded_prefect
 
+pytestmark = pytest.mark.slow
+
 FLOW = """
 import sys
 assert "prefect" not in sys.modules

@@ -190,6 +190,7 @@ print(",".join(value.hex() for value in predictions))
 """
 
 
+@pytest.mark.slow
 def test_it_loads_without_this_project_dask_prefect_and_pickle(
     store: MlflowClient, logged, scorer: Scorer, frame: pd.DataFrame, tmp_path: Path
 ) -> None:
@@ -299,6 +300,7 @@ def asked(url: str, body: bytes) -> list[float]:
         return json.load(answer)["predictions"]
 
 
+@pytest.mark.slow
 def test_the_served_model_answers_with_the_runs_predictions(
     served: str, logged, store: MlflowClient, scorer: Scorer, frame: pd.DataFrame
 ) -> None:

@@ -249,6 +249,7 @@ def test_secrets_in_urls_are_taken_out() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away_for_some_seconds_loses_nothing(
     mlflow_server: MlflowServer, tmp_path: Path
 ) -> None:

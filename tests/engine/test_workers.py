@@ -1,0 +1,46 @@
+"""Calls over the workers of a cluster: one that loses its worker is made again, up to a limit."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.engine.errors import RunError
+from tasks.engine.workers import each
+
+
+def square(number: int, flag: str) -> int:
+    """Takes its worker along the first time that it is called with 3."""
+    if number == 3 and not Path(flag).exists():
+        Path(flag).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if number == 5:
+        raise ValueError("five")
+    return number * number
+
+
+def deadly() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_lost_call_is_made_again(dask_client: Any, tmp_path: Path) -> None:
+    arguments = ((number, str(tmp_path / "flag")) for number in range(8))
+    outcomes = list(each(dask_client, square, arguments, str, at_once=3))
+    assert (tmp_path / "flag").exists()
+    assert sorted(outcome.number for outcome in outcomes) == list(range(8))
+    for outcome in outcomes:
+        if outcome.number == 5:
+            assert repr(outcome.error) == "ValueError('five')"
+        else:
+            assert (outcome.value, outcome.error) == (outcome.number**2, None)
+
+
+def test_a_call_that_loses_every_worker(dask_client: Any) -> None:
+    with pytest.raises(RunError) as caught:
+        list(each(dask_client, deadly, [()], lambda number: "the piece"))
+    assert str(caught.value) == (
+        "6 workers died while reading the piece. Give them more memory (cluster.memory_limit) or "
+        "write smaller row groups."
+    )
