@@ -60,7 +60,7 @@ class _Watch:
         while not self.ended.wait(PERIOD_S) and self._verdict is None:
             # A host that slept, or a process that was stopped, has not heard of anybody: time
             # counts as far as we looked.
-            passed = time.monotonic() - self._looked
+            passed = min(time.monotonic() - self._looked, PERIOD_S + ANSWER_S)
             self._looked = time.monotonic()
             self._look(passed)
 
@@ -87,7 +87,7 @@ class _Watch:
         self._unanswered_s = 0.0
         workers: dict[str, Any] = info["workers"]
         self._check_useful(workers, passed)
-        if silent := self._silent(workers, passed):
+        if silent := self._silent(workers, min(passed, 2 * PERIOD_S)):
             with suppress(OSError, RuntimeError):
                 self._ask(
                     "restart_workers",

@@ -108,10 +108,8 @@ def test_the_scheduler_freezes(boostline: Boostline, table: Path) -> None:
         )
 
 
-def test_a_training_that_does_not_fit_the_workers(
-    boostline: Boostline, table: Path, undisturbed: Summary
-) -> None:
-    """It is said how much was held, and which settings help; with more memory it goes on."""
+def test_a_training_that_does_not_fit_the_workers(boostline: Boostline, table: Path) -> None:
+    """It is said how much was held, and which settings help."""
     with running(boostline, *arguments(table, cluster__memory_limit="235MB")) as run:
         assert run.end() == 1
     message = run.error.splitlines()[-1]
@@ -121,9 +119,6 @@ def test_a_training_that_does_not_fit_the_workers(
         message,
     ), run.error
     assert "Give workers more memory (cluster.memory_limit)" in message
-    with running(boostline, *arguments(table, cluster__memory_limit="2GB")) as run:
-        found = run.summary()
-    same(found, undisturbed)
 
 
 def test_a_full_disk_costs_the_checkpoint(
