@@ -39,7 +39,13 @@ def dask_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     from distributed import LocalCluster
 
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        dask.config.set(
+            {
+                "distributed.scheduler.allowed-failures": 0,
+                # a worker that starts again slowly, beside other work, is not given up
+                "distributed.deploy.lost-worker-timeout": "120s",
+            }
+        ),
         LocalCluster(
             n_workers=4,
             threads_per_worker=1,

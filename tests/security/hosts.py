@@ -155,12 +155,20 @@ def make_certificates(folder: Path, address: str) -> Certificates:
     ca = (
         _builder(ca_name, ca_name, ca_key.public_key())
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(_signs_certificates(), critical=True)
+        .add_extension(
+            x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key()), critical=False
+        )
         .sign(ca_key, hashes.SHA256())
     )
     names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
     cert = (
         _builder(_name("dask"), ca_name, key.public_key())
         .add_extension(names, critical=False)
+        # from Python 3.13 on a chain without these is refused
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False
+        )
         .sign(ca_key, hashes.SHA256())
     )
     pem = serialization.Encoding.PEM
@@ -171,6 +179,20 @@ def make_certificates(folder: Path, address: str) -> Certificates:
     )
     (folder / "key.pem").chmod(0o600)
     return Certificates(*(str(folder / f"{name}.pem") for name in ("ca", "cert", "key")))
+
+
+def _signs_certificates() -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=False,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=True,
+        crl_sign=True,
+        encipher_only=False,
+        decipher_only=False,
+    )
 
 
 def _name(common: str) -> x509.Name:
