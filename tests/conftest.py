@@ -1,6 +1,7 @@
 """What tests share: real worker processes, started once, and the tables beside the checkout."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -80,10 +81,15 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @dataclass(frozen=True)
 class Boostline:
-    """Runs the installed command in a folder of its own, with a home of its own."""
+    """Runs the installed command in a folder of its own, with a home of its own.
+
+    `store` is a home with a fresh MLflow store, copied where a home has none: making one takes
+    some seconds, which the tests of the store itself and `boostline_alone` spend.
+    """
 
     folder: Path
     environment: dict[str, str]
+    store: Path | None = None
 
     @property
     def home(self) -> Path:
@@ -92,15 +98,20 @@ class Boostline:
     def start(self, *arguments: str, **more: str) -> "subprocess.Popen[str]":
         # the script as pip writes it: worker processes import it once more
         script = self.folder / "bin" / "boostline"
-        script.parent.mkdir(exist_ok=True)
-        script.write_text(
-            "import sys\nfrom flows.command import main\n"
-            'if __name__ == "__main__":\n    sys.exit(main())\n'
-        )
+        if not script.exists():  # another process may just be reading it
+            script.parent.mkdir(exist_ok=True)
+            script.write_text(
+                "import sys\nfrom flows.command import main\n"
+                'if __name__ == "__main__":\n    sys.exit(main())\n'
+            )
+        environment = {**self.environment, **more}
+        home = Path(environment.get("BOOSTLINE_HOME", self.home))
+        if self.store and not (home / "mlflow.db").exists():
+            shutil.copytree(self.store, home, dirs_exist_ok=True)
         return subprocess.Popen(
             [sys.executable, str(script), *arguments],
             cwd=self.folder,
-            env={**self.environment, **more},
+            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -138,17 +149,29 @@ def boostline_alone(tmp_path: Path) -> Boostline:
     return Boostline(tmp_path, clean_environment())
 
 
+@pytest.fixture(scope="session")
+def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home that holds a fresh MLflow store and nothing else."""
+    from infra.mlflow_store import prepare_mlflow
+
+    home = tmp_path_factory.mktemp("mlflow-store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        prepare_mlflow(home)
+    return home
+
+
 @pytest.fixture
-def boostline(tmp_path: Path, prefect_server: Any) -> Boostline:
+def boostline(boostline_beside: Callable[[Path], Boostline], tmp_path: Path) -> Boostline:
     """The command beside a standing Prefect server, which makes a run some seconds shorter."""
-    return Boostline(tmp_path, {**clean_environment(), "PREFECT_API_URL": prefect_server.api_url})
+    return boostline_beside(tmp_path)
 
 
 @pytest.fixture(scope="session")
-def boostline_beside(prefect_server: Any) -> Callable[[Path], Boostline]:
+def boostline_beside(prefect_server: Any, mlflow_store: Path) -> Callable[[Path], Boostline]:
     """The same for a folder of one's own choice, for what several tests share."""
     environment = {**clean_environment(), "PREFECT_API_URL": prefect_server.api_url}
-    return lambda folder: Boostline(folder, environment)
+    return lambda folder: Boostline(folder, environment, mlflow_store)
 
 
 @pytest.fixture

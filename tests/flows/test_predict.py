@@ -18,7 +18,9 @@ from tests.conftest import Boostline
 pytestmark = pytest.mark.slow
 
 
-def test_a_recorded_model_predicts_as_its_run_did(boostline: Boostline, shared_data: Path) -> None:
+def test_a_recorded_model_predicts_as_its_run_did(
+    boostline: Boostline, shared_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = shared_data / "housing.csv"
     summary = boostline.train(
         "--data", str(data), "--target", "median_house_value", "--set", "track.model=houses"
@@ -49,8 +51,9 @@ def test_a_recorded_model_predicts_as_its_run_did(boostline: Boostline, shared_d
     assert r2 == pytest.approx(summary.r2, rel=1e-12)
 
     uri = f"sqlite:///{boostline.home / 'mlflow.db'}"
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
+    # not mlflow.set_tracking_uri, which would stay for the tests that follow
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", uri)
     loaded = mlflow.pyfunc.load_model("models:/houses/1")
     assert np.array_equal(np.asarray(loaded.predict(raw)), whole["prediction"])
 

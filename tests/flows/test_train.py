@@ -170,11 +170,11 @@ def test_a_killed_run_goes_on_from_its_checkpoint(
 
 
 def test_a_wrong_column_is_told_with_those_there_are(
-    boostline: Boostline, shared_data: Path
+    boostline_alone: Boostline, shared_data: Path
 ) -> None:
     data = str(shared_data / "housing.csv")
     began = time.monotonic()
-    ran = boostline("train", "--data", data, "--target", "median_house_valu")
+    ran = boostline_alone("train", "--data", data, "--target", "median_house_valu")
     assert ran.returncode == 2
     assert ran.stdout == ""
     assert ran.stderr == (
@@ -184,7 +184,7 @@ def test_a_wrong_column_is_told_with_those_there_are(
         "ocean_proximity.\n"
     )
     assert time.monotonic() - began < 10
-    assert not (boostline.home / "mlflow.db").exists()
+    assert not (boostline_alone.home / "mlflow.db").exists()
 
 
 def test_a_tasks_module_of_the_users_is_not_in_the_way(boostline: Boostline) -> None:
