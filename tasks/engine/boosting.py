@@ -171,6 +171,7 @@ def boost(
             collective_timeout=cluster.collective_timeout,
             worker_ttl=cluster.worker_ttl,
             replace_timeout=cluster.replace_timeout,
+            start_timeout=cluster.start_timeout,
             recoveries=cluster.recoveries,
         ),
     )

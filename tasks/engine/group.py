@@ -252,14 +252,17 @@ def _turn(client: Any, timeout: float) -> Iterator[None]:
 
 
 def _workers(client: Any, wanted: int, options: GroupOptions) -> list[str]:
-    """Addresses in order; waits up to `replace_timeout` for as many as there were."""
-    until = time.monotonic() + options.replace_timeout
-    while len(found := _ready(client)) < wanted and time.monotonic() < until:
+    """Addresses in order, of as many as there were if they come in time; one at the least."""
+    began = time.monotonic()
+    while len(found := _ready(client)) < wanted:
+        limit = options.replace_timeout if found else options.start_timeout
+        if time.monotonic() - began > limit:
+            break
         time.sleep(POLL_S)
     if not found:
         raise RunError(
             "The cluster has no workers left to train on, and none came within "
-            f"{options.replace_timeout:g} s (cluster.replace_timeout)."
+            f"{options.start_timeout:g} s (cluster.start_timeout)."
         )
     return sorted(found)
 

@@ -30,9 +30,10 @@ class GroupOptions(Frozen):
 
     `form_timeout` bounds the group's coming together, `collective_timeout` how long workers wait
     for each other in it (unbalanced builds of the matrices included), `worker_ttl` how long a
-    worker may be silent, `replace_timeout` the wait for a lost worker's replacement, `end_timeout`
-    the wait for the others' tasks before their processes are ended (in about one loss of ten
-    XGBoost leaves a survivor waiting for ever), `lock_timeout` that for another training's end.
+    worker may be silent, `replace_timeout` the wait for a lost worker's replacement,
+    `start_timeout` that for any where nobody is left, `end_timeout` the wait for the others' tasks
+    before their processes are ended (in about one loss of ten XGBoost leaves the survivors waiting
+    for ever), `lock_timeout` that for another training's end.
     """
 
     tracker_host: str | None = None
@@ -41,6 +42,7 @@ class GroupOptions(Frozen):
     collective_timeout: float = Field(1800, ge=1)
     worker_ttl: float = 25
     replace_timeout: float = 20
+    start_timeout: float = 60
     end_timeout: float = 4
     lock_timeout: float = 86_400
     recoveries: int = 10

@@ -127,6 +127,8 @@ class Run:
         """The whole of its processes end: what the run started must not outlive it."""
         children = psutil.Process(self.process.pid).children(recursive=True)
         self.process.kill()
+        for child in children:
+            thaw(child)  # a stopped process can't notice that its parent is gone
         self.process.communicate()
         _, alive = psutil.wait_procs(children, timeout=20)
         assert not alive, alive
@@ -151,12 +153,12 @@ def running(boostline: Boostline, *words: str, **environment: str) -> Iterator[R
     summary.unlink(missing_ok=True)
     process = boostline.start("train", "--summary", str(summary), *words, **environment)
     home = Path(environment.get("BOOSTLINE_HOME", boostline.home))
+    run = Run(process, home, summary)
     try:
-        yield Run(process, home, summary)
+        yield run
     finally:
         if process.poll() is None:
-            process.kill()
-            process.communicate()
+            run.kill()
 
 
 def finished(home: Path) -> dict[str, tuple[int, int]]:
@@ -277,6 +279,13 @@ def address_cluster(
 def kill(process: psutil.Process) -> None:
     try:
         process.send_signal(signal.SIGKILL)
+    except psutil.NoSuchProcess:
+        return
+
+
+def thaw(process: psutil.Process) -> None:
+    try:
+        process.send_signal(signal.SIGCONT)
     except psutil.NoSuchProcess:
         return
 
