@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import signal
 import threading
 import time
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xgboost as xgb
+from distributed import Client, LocalCluster
 
 from tasks.engine.boost import BoostSpec, LabelScale, boost_segment, finish, on_grid
 from tasks.engine.checkpoints import Checkpoint, CheckpointStore
@@ -209,6 +211,32 @@ def test_a_frozen_worker(dask_client: Any, tmp_path: Path) -> None:
     result = run(dask_client, tmp_path / "frozen", events, trouble, worker_ttl=4)
     assert result.recoveries == 1
     assert "fell silent" in next(event.note for event in events if event.kind == "lost")
+
+
+@pytest.mark.slow
+def test_with_nobody_left_a_worker_may_take_as_long_as_a_start(tmp_path: Path) -> None:
+    with (
+        LocalCluster(
+            n_workers=0,
+            threads_per_worker=1,
+            dashboard_address="127.0.0.1:0",
+            scheduler_kwargs={"dashboard": False},
+            memory_limit=0,
+            local_directory=str(tmp_path / "dask"),
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        message = (
+            "The cluster has no workers left to train on, and none came within 0.5 s "
+            "(cluster.start_timeout)."
+        )
+        with pytest.raises(RunError, match=f"^{re.escape(message)}$"):
+            run(client, tmp_path / "none", [], replace_timeout=5, start_timeout=0.5)
+        coming = threading.Timer(1.0, cluster.scale, [1])
+        coming.start()
+        result = run(client, tmp_path / "late", [], replace_timeout=0.1, start_timeout=60)
+        coming.join()
+    assert (result.workers, result.recoveries) == (1, 0)
 
 
 def test_a_users_error_is_named_not_its_echo(dask_client: Any, tmp_path: Path) -> None:
