@@ -11,6 +11,7 @@ from distributed import Client, LocalCluster
 
 from infra.cluster_plan import ClusterError, ClusterPlan, fresh_log
 from infra.cluster_watch import watching
+from infra.nanny import PatientNanny
 from infra.worker_process import WORKER_LOG_VARIABLE
 
 # A worker in the middle of a task that does not end is killed after 0.8 of this.
@@ -82,6 +83,8 @@ def open_local(plan: ClusterPlan) -> Iterator[Client]:
                 dashboard_address="127.0.0.1:0",
                 scheduler_kwargs={"dashboard": plan.dashboard},
                 local_directory=str(plan.scratch_folder),
+                worker_class=PatientNanny,
+                start_limit=max(plan.worker_ttl_s, plan.start_timeout_s / 2),
                 death_timeout=plan.start_timeout_s,
                 silence_logs=False,
                 preload=["infra.worker_process"],

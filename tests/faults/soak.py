@@ -17,6 +17,7 @@ SETTINGS = {
     "boost__n_estimators": 1001,
     "cluster__worker_ttl": 4,
     "cluster__replace_timeout": 2,
+    "cluster__start_timeout": 40,
     "cluster__recoveries": 100_000,
     "cluster__threads": 1,
 }

@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -162,6 +164,33 @@ def test_workers_end_with_a_killed_driver(tmp_path: Path) -> None:
     while any(psutil.pid_exists(pid) for pid in pids):
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize("hit", [signal.SIGKILL, signal.SIGSTOP], ids=["dies", "hangs"])
+def test_a_worker_that_is_lost_while_it_starts_is_started_anew(
+    hit: signal.Signals, tmp_path: Path
+) -> None:
+    hits: list[int] = []
+
+    def strike() -> None:
+        deadline = time.monotonic() + 30
+        while not hits and time.monotonic() < deadline:
+            for pid in cluster_processes():
+                with suppress(psutil.NoSuchProcess, ProcessLookupError):
+                    if "spawn_main" in " ".join(psutil.Process(pid).cmdline()):
+                        os.kill(pid, hit)
+                        hits.append(pid)
+                        return
+            time.sleep(0.005)
+
+    striker = threading.Thread(target=strike)
+    striker.start()
+    with open_cluster(
+        threads=1, local_directory=tmp_path, start_timeout_s=24, worker_ttl_s=1
+    ) as client:
+        pids = client.run(os.getpid).values()
+    striker.join()
+    assert len(hits) == 1 and len(pids) == 2 and hits[0] not in pids
 
 
 def test_a_running_scheduler_is_used_and_left_running() -> None:
