@@ -93,9 +93,10 @@ def open_local(plan: ClusterPlan) -> Iterator[Client]:
             client = stack.enter_context(Client(cluster, timeout=plan.start_timeout_s))
             client.wait_for_workers(plan.workers, timeout=plan.start_timeout_s)
         except Exception as error:
+            cause = str(error).rstrip(".") or type(error).__name__
             raise ClusterError(
                 f"The local cluster of {plan.workers} workers did not come up within "
-                f"{plan.start_timeout_s:g} s (cluster.start_timeout): {error or type(error)}. "
+                f"{plan.start_timeout_s:g} s (cluster.start_timeout): {cause}. "
                 f"What Dask said is in {plan.log_folder}."
             ) from error
         stack.enter_context(watching(client, plan))
