@@ -133,8 +133,8 @@ class Run:
         _, alive = psutil.wait_procs(children, timeout=20)
         assert not alive, alive
 
-    def summary(self) -> Summary:
-        assert self.end() == 0, self.error
+    def summary(self, limit_s: float = RUN_LIMIT_S) -> Summary:
+        assert self.end(limit_s) == 0, self.error
         return Summary.model_validate_json(self.summary_file.read_bytes())
 
     def check_not_done_again(self) -> None:

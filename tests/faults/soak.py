@@ -13,6 +13,7 @@ import psutil
 from tests.faults.full import prepared
 from tests.faults.harness import Run, arguments, freeze, kill, running, same
 
+LIMIT_S = 1200  # of a whole training of that length beside other work
 SETTINGS = {
     "boost__n_estimators": 1001,
     "cluster__worker_ttl": 4,
@@ -50,7 +51,7 @@ def main() -> int:
     with prepared() as (place, table, _):
         words = arguments(table, **SETTINGS)
         with running(place("long-undisturbed"), *words) as run:
-            undisturbed = run.summary()
+            undisturbed = run.summary(LIMIT_S)
         until = time.monotonic() + 60 * chosen.minutes
         trainings = 0
         while time.monotonic() < until:
@@ -65,7 +66,7 @@ def main() -> int:
                             victim = strike(run, random)
                             struck[victim] = struck.get(victim, 0) + 1
                     if run.process.returncode >= 0:
-                        found, ended = run.summary(), True
+                        found, ended = run.summary(LIMIT_S), True
             same(found, undisturbed)
             print(
                 f"training {trainings}: the same bytes; recoveries {found.recoveries}; struck so "
