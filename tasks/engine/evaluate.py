@@ -7,7 +7,7 @@ the last bit on any cluster and for the parts in any order.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -29,9 +29,10 @@ BY = "by:"
 BINS = 60
 SHOWN_CATEGORIES = 50
 MAX_CATEGORIES = 100_000
-TEST = SIDES.index("test")
+TEST = SIDES.index("test")  # the last
+DECILES = 10
 
-_DECILES = [tenth / 10 for tenth in range(1, 10)]
+_DECILES = [tenth / DECILES for tenth in range(1, DECILES)]
 _MIDDLE_OF_ACTUAL = [0.0, *_DECILES, 1.0, 0.001, 0.999]
 _OUTER_ERROR = 0.995
 
@@ -164,18 +165,17 @@ class SummariseBatch:
         rows = _read(batch, names)
         is_test = rows.side == TEST
         actual, predicted = rows.actual[is_test], rows.predicted[is_test]
-        test = ErrorTerms(actual, predicted, self.train_mean)
-        decile = np.searchsorted(self.edges, actual, side="left").astype(np.int64)
+        # train, valid, and after them the test rows by decile: one sum serves both tables
+        part = rows.side.astype(np.int64)
+        part[is_test] += np.searchsorted(self.edges, actual, side="left")
+        terms = ErrorTerms(rows.actual, rows.predicted, self.train_mean)
+        sums = terms.sums(part, TEST + DECILES)
         position = rows.text["position"].to_numpy() if self.replicates else np.empty(0, np.uint64)
         return Summary(
-            sides=tuple(
-                ErrorTerms(rows.actual, rows.predicted, self.train_mean).sums(
-                    rows.side.astype(np.int64), len(SIDES)
-                )
-            ),
-            deciles=tuple(test.sums(decile, 10)),
+            sides=(*sums[:TEST], reduce(ErrorSums.merge, sums[TEST:])),
+            deciles=tuple(sums[TEST:]),
             categories={
-                name: _category_sums(test, rows.text[BY + name], is_test) for name in self.by
+                name: _category_sums(terms, rows.text[BY + name], is_test) for name in self.by
             },
             predicted_actual=_counts(actual, self.value_range, predicted, self.value_range),
             residuals=_counts(predicted, self.value_range, actual - predicted, self.error_range),
@@ -233,16 +233,19 @@ def _quantile_columns(train_mean: float, batch: tuple[RowGroup, ...]) -> dict[st
 
 
 def _category_sums(
-    test: ErrorTerms, column: pa.ChunkedArray, is_test: npt.NDArray[np.bool_]
+    terms: ErrorTerms, column: pa.ChunkedArray, is_test: npt.NDArray[np.bool_]
 ) -> Categories | None:
+    """Of the test rows by category; `terms` are those of all rows."""
     if not pa.types.is_dictionary(column.type):
         column = column.dictionary_encode()
     encoded = column.combine_chunks()
     texts: list[str | None] = [*encoded.dictionary.to_pylist(), None]
-    codes = encoded.indices.fill_null(len(texts) - 1).to_numpy()[is_test]
-    present, group = np.unique(codes, return_inverse=True)
-    sums = test.sums(group.astype(np.int64), len(present))
-    found: Categories = {texts[code]: part for code, part in zip(present, sums, strict=True)}
+    codes = encoded.indices.fill_null(len(texts) - 1).to_numpy()
+    present, group = np.unique(np.where(is_test, codes, -1), return_inverse=True)
+    sums = terms.sums(group.astype(np.int64), len(present))
+    found: Categories = {
+        texts[code]: part for code, part in zip(present, sums, strict=True) if code >= 0
+    }
     return found if len(found) <= MAX_CATEGORIES else None
 
 
