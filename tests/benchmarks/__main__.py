@@ -7,6 +7,7 @@ python -m tests.benchmarks startup --repeat 3   or again, nightly, workers, scor
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 from dataclasses import asdict
@@ -61,6 +62,8 @@ def options() -> argparse.ArgumentParser:
 
 def main() -> int:
     asked = options().parse_args()
+    # a side has a session of its own: it is ended on the way out, as after Ctrl-C
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     data = asked.data.absolute()
     data.mkdir(parents=True, exist_ok=True)
     chosen = Chosen(data, asked.table, asked.rows, asked.sides, asked.repeat, asked.seed)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 PAUSE_S = 0.2
 PAUSE_FACTOR = 20
+GONE_S = 10
 KB = 1024  # what the kernel calls kB
 # what stands in the command line of a server that is a side's fixed cost
 SERVERS = ("prefect_child.py", "prefect.server", "mlflow.server")
@@ -100,12 +101,15 @@ class Sampler(threading.Thread):
             pause = max(PAUSE_S, PAUSE_FACTOR * took)
 
     def end(self) -> None:
-        """Stops looking, and ends every process that is left."""
+        """Stops looking, ends every process that is left, and waits until it is gone."""
         self._ended.set()
         self.join()
-        for pid in self._members():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + GONE_S
+        while (members := self._members()) and time.monotonic() < deadline:
+            for pid in members:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)
 
     def _sample(self) -> None:
         sizes = {pid: pss_kb(pid) for pid in self._members()}

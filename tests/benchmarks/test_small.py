@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_every_side_is_measured(tmp_path: Path) -> None:
-    letters = "".join(letter for letter in "ABCDEG" if installed(letter))
+    letters = "".join(letter for letter in SIDES if installed(letter))
     out = tmp_path / "out.json"
     words = ["--rows", "100k", "--sides", letters, "--data", str(tmp_path), "--out", str(out)]
     ran = subprocess.run(
