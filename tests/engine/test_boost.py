@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import xgboost as xgb
 
-from tasks.engine.boost import BoostSpec, LabelScale, boost_segment, finish, on_grid
+from tasks.engine.boost import BoostSpec, LabelScale, boost_segment, on_grid
+from tasks.engine.booster import finish
 from tasks.engine.checkpoints import Checkpoint, CheckpointStore
 from tasks.engine.dataset import RowGroup
 from tasks.engine.errors import RunError, UserError
