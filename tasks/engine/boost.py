@@ -236,6 +236,7 @@ def boost_segment(
                 spec.max_bin,
                 threads,
                 with_valid=spec.valid_variance is not None,
+                keeps_rows=spec.own_objective,
                 pages=place.pages,
             ),
             save,

@@ -40,7 +40,6 @@ from tasks.engine.workers import (
     MEMORY_LOSSES,
     POLL_S,
     alive_workers,
-    megabytes,
     memory_deaths,
     of_memory_limit,
 )
@@ -198,19 +197,9 @@ def _too_large(work: _Work, lost: Lost, workers: int) -> RunError:
         missing=bool(matrix.missing),
         own_objective=spec.own_objective,
     )
-    kept = (
-        f"{megabytes(need.matrix + need.state)} as bins and gradients"
-        if matrix.external == "never"
-        else f"{megabytes(need.state)} as labels, margins and gradients, with its bins on disk"
-    )
-    disk = "let the bins go to disk (cluster.external_memory='auto'), "
     return RunError(
         f"{of_memory_limit(work.client, address)}, as {MEMORY_LOSSES} did before it, "
-        f"in training. A share of {need.rows:,} rows × {need.features:,} features takes about "
-        f"{kept}, beside some 400 MB for the libraries and batches of {need.largest:,} rows as "
-        "they are read. Give workers more memory (cluster.memory_limit), "
-        f"{disk if matrix.external == 'never' else ''}spread the rows over more "
-        "of them (cluster.workers), or use smaller row groups (data.row_group_rows)."
+        f"in training. {need.too_large(matrix.external)}"
     )
 
 

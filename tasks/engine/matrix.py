@@ -126,8 +126,9 @@ class BatchIterator(xgb.DataIter):
 
     XGBoost refuses an iterator without batches, and a batch without features, so a worker
     without rows gives one batch of no rows. `position` and `weight` are those of all rows, in the
-    matrix's order, once it is built. An exception of a source surfaces as itself when the matrix
-    has been built: XGBoost's `DataIter` keeps it until then. With `pages` the matrix is on disk.
+    matrix's order, once it is built, unless `keeps_rows` is False. An exception of a source
+    surfaces as itself when the matrix has been built: XGBoost's `DataIter` keeps it until then.
+    With `pages` the matrix is on disk.
     """
 
     def __init__(
@@ -137,9 +138,12 @@ class BatchIterator(xgb.DataIter):
         schema: Schema,
         to_label: ToLabel,
         pages: Pages | None = None,
+        *,
+        keeps_rows: bool = True,
     ) -> None:
         super().__init__(cache_prefix=None if pages is None else str(pages.folder / side))
         self._pages = pages
+        self._keeps_rows = keeps_rows
         self._cache = cache
         self._side = side
         self._schema = schema
@@ -164,7 +168,8 @@ class BatchIterator(xgb.DataIter):
             batch = self._cache.read(self._side, index)
             if len(batch.label) == 0:
                 continue
-            self._rows.setdefault(index, (batch.position, batch.weight))
+            if self._keeps_rows:
+                self._rows.setdefault(index, (batch.position, batch.weight))
             self._given_rows = True
             self._give_page(input_data, batch.features, batch.label)
             return True
@@ -249,15 +254,19 @@ def matrices(
     threads: int,
     *,
     with_valid: bool,
+    keeps_rows: bool,
     pages: Pages | None = None,
 ) -> Matrices:
-    """Both matrices with the bins of `reference`, in memory or on disk."""
-    rows = BatchIterator(cache, "train", schema, to_label, pages)
+    """Both matrices with the bins of `reference`, in memory or on disk.
+
+    `keeps_rows`: whether the positions and weights of the train rows are wanted after.
+    """
+    rows = BatchIterator(cache, "train", schema, to_label, pages, keeps_rows=keeps_rows)
     train = binned_matrix(rows, reference, max_bin, threads)
     cache.forget("train")
     if not with_valid:
         return Matrices(rows, train, None)
-    valid_rows = BatchIterator(cache, "valid", schema, to_label, pages)
+    valid_rows = BatchIterator(cache, "valid", schema, to_label, pages, keeps_rows=False)
     valid = binned_matrix(valid_rows, train, max_bin, threads)
     cache.forget("valid")
     return Matrices(rows, train, valid)

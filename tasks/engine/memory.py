@@ -112,6 +112,22 @@ class Need:
     def pages(self) -> int:
         return int(self.matrix * PAGE_OVERHEAD)
 
+    def too_large(self, mode: ExternalMemory) -> str:
+        """What the share takes, and the way out, for workers that died of it."""
+        if mode == "never":
+            kept = f"{megabytes(self.matrix + self.state)} as bins and gradients"
+            disk = "let bins go to disk (cluster.external_memory='auto'), "
+        else:
+            kept = f"{megabytes(self.state)} as labels, margins and gradients, with bins on disk"
+            disk = ""
+        return (
+            f"A share of {self.rows:,} rows × {self.features:,} features takes about {kept}, "
+            f"beside some 400 MB for the libraries and batches of {self.largest:,} rows as they "
+            f"are read. Give workers more memory (cluster.memory_limit), {disk}spread the rows "
+            "over more of them (cluster.workers), or use smaller row groups "
+            "(data.row_group_rows)."
+        )
+
 
 @dataclass(frozen=True)
 class Room:

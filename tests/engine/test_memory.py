@@ -91,6 +91,33 @@ def test_a_disk_that_fills_up() -> None:
 
 
 @pytest.mark.parametrize(
+    ("mode", "message"),
+    [
+        pytest.param(
+            "never",
+            "A share of 20,000,000 rows × 100 features takes about 5,280 MB as bins and "
+            "gradients, beside some 400 MB for the libraries and batches of 131,072 rows as they "
+            "are read. Give workers more memory (cluster.memory_limit), let bins go to disk "
+            "(cluster.external_memory='auto'), spread the rows over more of them "
+            "(cluster.workers), or use smaller row groups (data.row_group_rows).",
+            id="in memory",
+        ),
+        pytest.param(
+            "always",
+            "A share of 20,000,000 rows × 100 features takes about 1,280 MB as labels, margins "
+            "and gradients, with bins on disk, beside some 400 MB for the libraries and batches "
+            "of 131,072 rows as they are read. Give workers more memory (cluster.memory_limit), "
+            "spread the rows over more of them (cluster.workers), or use smaller row groups "
+            "(data.row_group_rows).",
+            id="on disk",
+        ),
+    ],
+)
+def test_what_workers_died_of(mode: ExternalMemory, message: str) -> None:
+    assert NEED.too_large(mode) == message
+
+
+@pytest.mark.parametrize(
     ("limit", "taken", "bytes_"),
     [
         pytest.param(None, 10 * GB, 512 << 20, id="no limit"),
