@@ -121,6 +121,7 @@ def finish_recording(found: Findings, recorder: Recorder, folder: RunFolder) -> 
             "rounds": str(trained.best_rounds),
             "resumed_from_round": str(trained.resumed_from_round),
             "recoveries": str(trained.recoveries),
+            **({"matrix": trained.matrix} if trained.matrix else {}),
         }
     )
     recorder.text(found.report.model_dump_json(indent=1), "report.json")

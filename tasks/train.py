@@ -1,7 +1,7 @@
 """The boosting, told round by round, and the model that comes out of it."""
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import xgboost as xgb
 from prefect import task
@@ -28,7 +28,7 @@ class Trained(Frozen):
     """The model and how it came about; `gains` is the total gain of each feature that was used.
 
     `rounds` were trained, of which the model holds `best_rounds`; `r2_by_round` is of train and
-    valid.
+    valid. `matrix` says where the binned features were, None where no round was left to train.
     """
 
     scorer_uri: str
@@ -42,6 +42,7 @@ class Trained(Frozen):
     workers: int
     device: str
     gains: dict[str, float]
+    matrix: Literal["memory", "external"] | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -92,6 +93,7 @@ def train_model(
         workers=max(result.workers, len(client.scheduler_info(n_workers=-1)["workers"])),
         device=result.device,
         gains={plan.names[int(name[1:])]: gain for name, gain in gains.items()},
+        matrix=None if result.external is None else "external" if result.external else "memory",
         notes=tuple(told.notes),
     )
 
@@ -114,6 +116,9 @@ class _Teller:
     def __call__(self, event: Event) -> None:
         if event.kind == "lost":
             self.notes.append(f"Workers were lost at round {event.round:,}: {event.note}.")
+            return
+        if event.kind == "external":
+            self.notes.append(event.note)
             return
         if event.kind == "unsaved":
             self.notes.append(

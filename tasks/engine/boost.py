@@ -6,34 +6,34 @@ the gradient itself does that, in an objective of our own, and so does a shift o
 cost, with XGBoost's: see `LabelScale`.
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import xgboost as xgb
 from xgboost import collective
 
+from tasks.engine.booster import checked_device, raw_of
 from tasks.engine.checkpoints import Checkpoint, History
 from tasks.engine.dataset import Frozen
-from tasks.engine.errors import UserError
 from tasks.engine.hashing import stream, uniform
 from tasks.engine.loopback import new_listeners_on_loopback
 from tasks.engine.matrix import (
-    BatchCache,
     BatchIterator,
     BatchSource,
     Float32,
     Float64,
+    Matrices,
     Schema,
     UInt64,
-    binned_matrix,
+    matrices,
     open_cache,
     reference_matrix,
 )
+from tasks.engine.memory import Share, place_of
 
 # A target whose largest deviation is that many standard deviations is too coarse when shifted.
 HEAVY_TAIL = 256
@@ -171,11 +171,15 @@ def _r2(rmse: float, variance: float) -> float:
 
 @dataclass(frozen=True)
 class Segment:
-    """What a worker's part in a training came to; `checkpoint` only from the one that saves."""
+    """What a worker's part in a training came to; `checkpoint` only from the one that saves.
+
+    `external` says whether the bins were on disk.
+    """
 
     checkpoint: Checkpoint | None
     train_rows: int
     device: str
+    external: bool = False
 
 
 def boost_segment(
@@ -189,16 +193,19 @@ def boost_segment(
     on_round: OnRound,
     check_stop: Callable[[], None] = lambda: None,
     threads: int = 1,
-    cache_bytes: int = 512 << 20,
+    share: Share | None = None,
+    on_external: Callable[[str], None] = lambda note: None,
 ) -> Segment:
     """Trains from `start` to the last round together with the other workers of the group.
 
     `sample` float32 (n, p) gives the bins and must be the same on every worker. `group` holds the
     arguments of XGBoost's communicator, None for a worker on its own. The first worker with
     train rows saves checkpoints and reports rounds (counted from 1). `check_stop` is called every
-    round and raises to end the training.
+    round and raises to end the training. `share` says what there is room for, None for no limit;
+    `on_external` gets a sentence when the bins go to disk.
 
     Raises:
+        RunError: there is no room for the share, in memory or on disk.
         UserError: the device is not the one asked for.
         xgboost.core.XGBoostError: another worker of the group failed or was lost.
         Whatever a batch source, `save`, `on_round` or `check_stop` raises.
@@ -206,41 +213,56 @@ def boost_segment(
     threads = spec.threads or threads
     schema = Schema(spec.feature_names, spec.feature_types)
     scale = LabelScale.of(spec)
-    with xgb.config_context(verbosity=0), open_cache(sources, cache_bytes) as cache:
+    with xgb.config_context(verbosity=0), ExitStack() as stack:
         reference = reference_matrix(sample, schema, spec.max_bin, threads)
-        with ExitStack() as stack:
-            if group:
-                with new_listeners_on_loopback(str(group["dmlc_tracker_uri"])):
-                    stack.enter_context(collective.CommunicatorContext(**group))
-            rows, train, valid = _matrices(spec, cache, reference, schema, scale, threads)
-            objective = SquaredError(spec, scale, rows) if spec.own_objective else None
-            progress = _Progress(
-                spec, start, objective, _saves(train.num_row()), save, on_round, check_stop
-            )
-            evals = [(train, "train")] + ([(valid, "valid")] if valid is not None else [])
-            _train(spec, scale, threads, train, evals, objective, progress)
-            return Segment(
-                progress.last if progress.saves else None, train.num_row(), progress.device
-            )
+        share = share or Share()
+        need = share.need(sample, schema, spec.max_bin, spec.own_objective)
+        del sample
+        if group:
+            with new_listeners_on_loopback(str(group["dmlc_tracker_uri"])):
+                stack.enter_context(collective.CommunicatorContext(**group))
+        place = stack.enter_context(place_of(share, need, on_external))
+        # nothing here holds the matrices: they go before their pages do
+        segment = _boost(
+            spec,
+            scale,
+            threads,
+            start,
+            matrices(
+                stack.enter_context(open_cache(sources, place.cache)),
+                reference,
+                schema,
+                scale.to_label,
+                spec.max_bin,
+                threads,
+                with_valid=spec.valid_variance is not None,
+                keeps_rows=spec.own_objective,
+                pages=place.pages,
+            ),
+            save,
+            on_round,
+            check_stop,
+        )
+        return replace(segment, external=place.pages is not None)
 
 
-def _matrices(
+def _boost(
     spec: BoostSpec,
-    cache: BatchCache,
-    reference: Any,
-    schema: Schema,
     scale: LabelScale,
     threads: int,
-) -> tuple[BatchIterator, Any, Any]:
-    rows = BatchIterator(cache, "train", schema, scale.to_label)
-    train = binned_matrix(rows, reference, spec.max_bin, threads)
-    cache.forget("train")
-    if spec.valid_variance is None:
-        return rows, train, None
-    valid_rows = BatchIterator(cache, "valid", schema, scale.to_label)
-    valid = binned_matrix(valid_rows, train, spec.max_bin, threads)
-    cache.forget("valid")
-    return rows, train, valid
+    start: Checkpoint | None,
+    built: Matrices,
+    save: Callable[[Checkpoint], None],
+    on_round: OnRound,
+    check_stop: Callable[[], None],
+) -> Segment:
+    train, valid = built.train, built.valid
+    objective = SquaredError(spec, scale, built.rows) if spec.own_objective else None
+    saves = _saves(train.num_row())
+    progress = _Progress(spec, start, objective, saves, save, on_round, check_stop)
+    evals = [(train, "train")] + ([(valid, "valid")] if valid is not None else [])
+    _train(spec, scale, threads, train, evals, objective, progress)
+    return Segment(progress.last if saves else None, train.num_row(), progress.device)
 
 
 def _saves(train_rows: int) -> bool:
@@ -289,7 +311,7 @@ def _train(
             xgb_model=bytearray(progress.raw) if progress.raw else None,
             callbacks=[progress],
         )
-        progress.raw = _raw(booster)
+        progress.raw = raw_of(booster)
     if progress.raw is not None:
         progress.finish()
 
@@ -331,7 +353,7 @@ class _Progress(xgb.callback.TrainingCallback):
 
     def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
         if epoch == 0:
-            self.device = _checked_device(model, self.spec.device)
+            self.device = checked_device(model, self.spec.device)
         valid = evals_log["valid"]["rmse"][-1] if "valid" in evals_log else None
         self.history = self.history.with_round(
             _rounded(evals_log["train"]["rmse"][-1]), None if valid is None else _rounded(valid)
@@ -340,7 +362,7 @@ class _Progress(xgb.callback.TrainingCallback):
         if self.saves:
             self._on_round(done, round_metrics(self.spec, self.history, done))
             if done % self.spec.checkpoint_every == 0:
-                self._keep(_raw(model))
+                self._keep(raw_of(model))
         return self.history.has_stopped(self.spec.early_stopping_rounds)
 
     def finish(self) -> None:
@@ -359,33 +381,3 @@ class _Progress(xgb.callback.TrainingCallback):
 
 def _rounded(value: float) -> float:
     return float(f"{float(value):.{SIGNIFICANT_DIGITS}g}")
-
-
-def _checked_device(booster: Any, device: str) -> str:
-    """XGBoost trains on the CPU without a word where it finds no GPU."""
-    used = str(json.loads(booster.save_config())["learner"]["generic_param"]["device"])
-    if used.partition(":")[0] != device:
-        raise UserError(
-            f"The model was asked to train on {device} but XGBoost trained on {used}: this worker "
-            "sees no usable GPU, or its XGBoost is built without CUDA. Use a cluster with GPUs, or "
-            "one of CPUs throughout."
-        )
-    return used
-
-
-def _raw(booster: Any) -> bytes:
-    return bytes(booster.save_raw("ubj"))
-
-
-def finish(raw: bytes, rounds: int) -> bytes:
-    """The first `rounds` rounds as UBJSON with base_score 0: it predicts y - mean.
-
-    The bytes depend on the trees alone, not on how the training came by them.
-    """
-    booster = xgb.Booster()
-    booster.load_model(bytearray(raw))
-    final = booster[:rounds]
-    final.set_attr(**dict.fromkeys(final.attributes()))
-    # load_config would leave the old value in what is predicted and saved
-    final.set_param({"base_score": 0})
-    return _raw(final)

@@ -12,11 +12,12 @@ from tasks.engine.boost import BoostSpec
 from tasks.engine.checkpoints import CheckpointStore
 from tasks.engine.config import BoostConfig, ClusterConfig, Config
 from tasks.engine.dataset import Dataset, RowGroup
-from tasks.engine.fold import batches
+from tasks.engine.fold import batches, rows_of_batch
 from tasks.engine.group import TrainResult, train
 from tasks.engine.home import Home, digest_of
 from tasks.engine.matrix import Batch, BatchSource, Float32, Sides
 from tasks.engine.members import GroupOptions, OnEvent
+from tasks.engine.memory import MatrixOptions
 from tasks.engine.parts import read_parts
 from tasks.engine.profile import Profile
 from tasks.engine.rows import Plan, load, scoring
@@ -113,7 +114,8 @@ class _Batches:
 
     def __call__(self, row_groups: Sequence[RowGroup]) -> Sequence[BatchSource]:
         encoder = Encoder.from_json(self.encoder)
-        return [partial(_read, batch, self.plan, encoder) for batch in batches(row_groups)]
+        cut = batches(row_groups, rows_of_batch(len(self.plan.features)))
+        return [partial(_read, batch, self.plan, encoder) for batch in cut]
 
 
 def _read(batch: tuple[RowGroup, ...], plan: Plan, encoder: Encoder) -> Sides:
@@ -139,6 +141,18 @@ class _Sample:
     def __call__(self) -> Float32:
         encoder = Encoder.from_json(self.encoder)
         return np.concatenate([encoder.encode(frame) for frame in read_parts(self.parts)])
+
+
+def _matrix_options(plan: Plan, profile: Profile, cluster: ClusterConfig) -> MatrixOptions:
+    """By chance every worker has about the same share of train and valid rows; a split by time or
+    column may give one worker nothing else.
+    """
+    used = profile.rows["train"] + profile.rows["valid"]
+    return MatrixOptions(
+        external=cluster.external_memory,
+        used=used / sum(profile.rows.values()) if plan.split.kind in ("hash", "group") else 1.0,
+        missing=any(column.missing for column in profile.columns),
+    )
 
 
 def boost(
@@ -173,5 +187,6 @@ def boost(
             replace_timeout=cluster.replace_timeout,
             start_timeout=cluster.start_timeout,
             recoveries=cluster.recoveries,
+            matrix=_matrix_options(plan, profile, cluster),
         ),
     )

@@ -280,6 +280,11 @@ class ClusterConfig(Section):
     memory_limit: Annotated[str | None, AfterValidator(_a_size)] = Field(
         None, description='Memory of a worker, as in "4GiB"; a share of this host\'s if unset.'
     )
+    external_memory: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="Whether binned features are read from the workers' scratch folders in every "
+        "round: where they don't fit memory_limit, in any case, or never.",
+    )
     address: str | None = Field(None, description="Scheduler, as in `tls://10.0.0.1:8786`.")
     tls_ca: str | None = Field(
         None,

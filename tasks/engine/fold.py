@@ -14,6 +14,12 @@ from tasks.engine.workers import each
 Summary = TypeVar("Summary")
 
 BATCH_ROWS = 131_072
+BATCH_VALUES = 4 << 20
+
+
+def rows_of_batch(features: int) -> int:
+    """Rows to train on that are read at once: fewer of a wide table."""
+    return max(1, min(BATCH_ROWS, BATCH_VALUES // max(1, features)))
 
 
 def batches(row_groups: Sequence[RowGroup], rows: int = BATCH_ROWS) -> list[tuple[RowGroup, ...]]:

@@ -9,12 +9,13 @@ import queue
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 from uuid import uuid4
 
-from tasks.engine.boost import BoostSpec, Segment, finish
+from tasks.engine.boost import BoostSpec, Segment
+from tasks.engine.booster import finish
 from tasks.engine.checkpoints import Checkpoint, CheckpointStore, History
 from tasks.engine.dataset import RowGroup
 from tasks.engine.errors import RunError
@@ -33,12 +34,12 @@ from tasks.engine.members import (
     start_tracker,
     watch,
 )
-from tasks.engine.segment import CACHE_SHARE, Job, run_job
+from tasks.engine.memory import Need
+from tasks.engine.segment import Job, run_job, share_of
 from tasks.engine.workers import (
     MEMORY_LOSSES,
     POLL_S,
     alive_workers,
-    megabytes,
     memory_deaths,
     of_memory_limit,
 )
@@ -52,7 +53,8 @@ FALSE_STARTS = 3
 class TrainResult:
     """`raw` is the final booster, which predicts y - mean; it holds `best_rounds` of the `rounds`
     that were trained. `resumed_from_round` is that of the checkpoint found at the start, or 0;
-    `workers` took part in the last group, 0 where nothing was left to train.
+    `workers` took part in the last group, 0 where nothing was left to train. `external` says
+    whether the bins were on disk in the last group, None where there was none.
     """
 
     raw: bytes
@@ -65,6 +67,7 @@ class TrainResult:
     model_sha256: str
     workers: int
     device: str
+    external: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,10 @@ def train(
         told = Rounds(on_event, resumed_from)
         done = _run_groups(work, start, told)
     told.complete(spec, done.last.history)
-    return _result(spec, done.last, resumed_from, done.recoveries, began, done.workers, done.device)
+    result = _result(
+        spec, done.last, resumed_from, done.recoveries, began, done.workers, done.device
+    )
+    return replace(result, external=done.external)
 
 
 @dataclass(frozen=True)
@@ -122,6 +128,7 @@ class _Done:
     recoveries: int
     workers: int
     device: str
+    external: bool | None = None
 
 
 def _run_groups(work: _Work, start: Checkpoint | None, told: Rounds) -> _Done:
@@ -141,12 +148,14 @@ def _run_groups(work: _Work, start: Checkpoint | None, told: Rounds) -> _Done:
             if start is not None and work.spec.is_complete(start.history):
                 return _Done(start, recoveries, len(workers), work.spec.device)
             got_on = start is not None and (before is None or start.rounds > before.rounds)
-            of_memory = 0 if got_on else of_memory + _of_memory(work.client, lost)
+            died = _of_memory(work.client, lost)
+            of_memory = 0 if got_on else of_memory + died
             if of_memory > MEMORY_LOSSES:
                 raise _too_large(work, lost, len(workers)) from None
+            work = _on_disk(work) if died else work
         else:
             last = next(part.checkpoint for part in parts if part.checkpoint is not None)
-            return _Done(last, recoveries, len(parts), parts[0].device)
+            return _Done(last, recoveries, len(parts), parts[0].device, parts[0].external)
 
 
 def _check_losses(recoveries: int, false_starts: int, lost: Lost, options: GroupOptions) -> None:
@@ -166,20 +175,31 @@ def _of_memory(client: Any, lost: Lost) -> bool:
     return any(address in deaths for address in lost.workers)
 
 
+def _on_disk(work: _Work) -> _Work:
+    """The estimate was too low where a worker died in memory: later groups use the disk."""
+    if work.options.matrix.external != "auto":
+        return work
+    matrix = work.options.matrix.model_copy(update={"external": "always", "after_loss": True})
+    return replace(work, options=work.options.model_copy(update={"matrix": matrix}))
+
+
 def _too_large(work: _Work, lost: Lost, workers: int) -> RunError:
-    """The share of the largest member: bins, then label, margin, gradient and hessian, twice."""
+    """What the share of the largest member takes."""
     address = next(iter(a for a in lost.workers if a in memory_deaths(work.client)))
     block = max(deal(work.row_groups, workers), key=lambda each: sum(group.rows for group in each))
-    rows, features = sum(group.rows for group in block), len(work.spec.feature_names)
-    need = rows * (features * (1 if work.spec.max_bin <= 256 else 2) + 32)
-    largest = max(group.rows for group in block)
+    spec, matrix = work.spec, work.options.matrix
+    share = share_of(block, len(spec.feature_names))
+    need = Need(
+        rows=int(share.rows * matrix.used),
+        largest=share.largest,
+        features=len(spec.feature_names),
+        bins=spec.max_bin,
+        missing=bool(matrix.missing),
+        own_objective=spec.own_objective,
+    )
     return RunError(
         f"{of_memory_limit(work.client, address)}, as {MEMORY_LOSSES} did before it, "
-        f"in training. A share of {rows:,} rows × {features:,} features takes "
-        f"about {megabytes(need)} as bins and gradients, beside some 400 MB for the libraries, "
-        f"row groups of {largest:,} rows as they are read, and {CACHE_SHARE:.0%} of the limit "
-        "to keep them. Give workers more memory (cluster.memory_limit), spread the rows over more "
-        "of them (cluster.workers), or use smaller row groups (data.row_group_rows)."
+        f"in training. {need.too_large(matrix.external)}"
     )
 
 
@@ -273,6 +293,12 @@ def _ready(client: Any) -> list[str]:
     return [address for address, worker in alive.items() if worker["status"] == "running"]
 
 
+def _on_host_of(address: str, members: Sequence[str]) -> int:
+    """How many of the members, itself included, share its host and so perhaps its disk."""
+    host = address.rpartition(":")[0]
+    return sum(member.rpartition(":")[0] == host for member in members)
+
+
 def _run_group(
     work: _Work, workers: list[str], start: Checkpoint | None, told: Rounds
 ) -> list[Segment]:
@@ -298,6 +324,8 @@ def _run_group(
                 from_round=from_round,
                 topic=topic,
                 members=member_arguments(tracker, rank, work.options),
+                matrix=work.options.matrix,
+                sharing=_on_host_of(address, members),
             )
             futures[address] = client.submit(
                 run_job,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -109,39 +110,68 @@ def open_cache(sources: Sequence[BatchSource], budget: int) -> Iterator[BatchCac
         yield BatchCache(sources, budget, reader)
 
 
+@dataclass(frozen=True)
+class Pages:
+    """A folder for the pages of matrices on disk, of `rows` rows at most. `check` is called before
+    each, and raises where it has no room.
+    """
+
+    folder: Path
+    rows: int
+    check: Callable[[], None]
+
+
 class BatchIterator(xgb.DataIter):
     """One side's batches in order, as XGBoost asks for them.
 
     XGBoost refuses an iterator without batches, and a batch without features, so a worker
     without rows gives one batch of no rows. `position` and `weight` are those of all rows, in the
-    matrix's order, once it is built. An exception of a source surfaces as itself when the matrix
-    has been built: XGBoost's `DataIter` keeps it until then.
+    matrix's order, once it is built, unless `keeps_rows` is False. An exception of a source
+    surfaces as itself when the matrix has been built: XGBoost's `DataIter` keeps it until then.
+    With `pages` the matrix is on disk.
     """
 
-    def __init__(self, cache: BatchCache, side: Side, schema: Schema, to_label: ToLabel) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        cache: BatchCache,
+        side: Side,
+        schema: Schema,
+        to_label: ToLabel,
+        pages: Pages | None = None,
+        *,
+        keeps_rows: bool = True,
+    ) -> None:
+        super().__init__(cache_prefix=None if pages is None else str(pages.folder / side))
+        self._pages = pages
+        self._keeps_rows = keeps_rows
         self._cache = cache
         self._side = side
         self._schema = schema
         self._to_label = to_label
         self._next = 0
+        self._rest: tuple[Float32, Float64] | None = None
         self._given_rows = False
         self._rows: dict[int, tuple[UInt64, Float64 | None]] = {}
 
     def reset(self) -> None:
         self._next = 0
+        self._rest = None
         self._given_rows = False
 
     def next(self, input_data: Callable[..., None]) -> bool:
+        if self._rest is not None:
+            self._give_page(input_data, *self._rest)
+            return True
         while self._next < len(self._cache):
             index = self._next
             self._next += 1
             batch = self._cache.read(self._side, index)
             if len(batch.label) == 0:
                 continue
-            self._rows.setdefault(index, (batch.position, batch.weight))
+            if self._keeps_rows:
+                self._rows.setdefault(index, (batch.position, batch.weight))
             self._given_rows = True
-            self._give(input_data, batch.features, batch.label)
+            self._give_page(input_data, batch.features, batch.label)
             return True
         if self._given_rows:
             return False
@@ -160,6 +190,17 @@ class BatchIterator(xgb.DataIter):
         parts = [self._rows[index][1] for index in sorted(self._rows)]
         whole = [part for part in parts if part is not None]
         return np.concatenate([np.empty(0), *whole]) if len(whole) == len(parts) else None
+
+    def _give_page(
+        self, input_data: Callable[..., None], features: Float32, label: Float64
+    ) -> None:
+        """A batch is one page, or where pages are smaller its first; the rest is to come."""
+        rows = len(label)
+        if self._pages is not None:
+            self._pages.check()
+            rows = min(rows, self._pages.rows)
+        self._rest = (features[rows:], label[rows:]) if rows < len(label) else None
+        self._give(input_data, features[:rows], label[:rows])
 
     def _give(self, input_data: Callable[..., None], features: Float32, label: Float64) -> None:
         input_data(
@@ -191,6 +232,41 @@ def binned_matrix(rows: BatchIterator, like: Any, max_bin: int, threads: int) ->
 
     Raises whatever a batch source raises.
     """
-    return xgb.QuantileDMatrix(
-        rows, ref=like, enable_categorical=True, max_bin=max_bin, nthread=threads
-    )
+    kind = xgb.QuantileDMatrix if rows.cache_prefix is None else xgb.ExtMemQuantileDMatrix
+    return kind(rows, ref=like, enable_categorical=True, max_bin=max_bin, nthread=threads)
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """The matrices of a worker's share; `rows` were those of `train`."""
+
+    rows: BatchIterator
+    train: Any
+    valid: Any | None
+
+
+def matrices(
+    cache: BatchCache,
+    reference: Any,
+    schema: Schema,
+    to_label: ToLabel,
+    max_bin: int,
+    threads: int,
+    *,
+    with_valid: bool,
+    keeps_rows: bool,
+    pages: Pages | None = None,
+) -> Matrices:
+    """Both matrices with the bins of `reference`, in memory or on disk.
+
+    `keeps_rows`: whether the positions and weights of the train rows are wanted after.
+    """
+    rows = BatchIterator(cache, "train", schema, to_label, pages, keeps_rows=keeps_rows)
+    train = binned_matrix(rows, reference, max_bin, threads)
+    cache.forget("train")
+    if not with_valid:
+        return Matrices(rows, train, None)
+    valid_rows = BatchIterator(cache, "valid", schema, to_label, pages, keeps_rows=False)
+    valid = binned_matrix(valid_rows, train, max_bin, threads)
+    cache.forget("valid")
+    return Matrices(rows, train, valid)

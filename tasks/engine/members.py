@@ -17,6 +17,7 @@ from tasks.engine.boost import BoostSpec, round_metrics
 from tasks.engine.checkpoints import History
 from tasks.engine.dataset import Frozen
 from tasks.engine.errors import UserError
+from tasks.engine.memory import MatrixOptions
 from tasks.engine.workers import ANSWER_S, POLL_S, alive_workers, end_processes, restart
 
 PREFIX = "boostline-"  # of the names of a group's tasks
@@ -33,7 +34,7 @@ class GroupOptions(Frozen):
     worker may be silent, `replace_timeout` the wait for a lost worker's replacement,
     `start_timeout` that for any where nobody is left, `end_timeout` the wait for the others' tasks
     before their processes are ended (in about one loss of ten XGBoost leaves the survivors waiting
-    for ever), `lock_timeout` that for another training's end.
+    for ever), `lock_timeout` that for another training's end. `matrix` says where bins may go.
     """
 
     tracker_host: str | None = None
@@ -46,16 +47,18 @@ class GroupOptions(Frozen):
     end_timeout: float = 4
     lock_timeout: float = 86_400
     recoveries: int = 10
+    matrix: MatrixOptions = MatrixOptions()
 
 
 @dataclass(frozen=True)
 class Event:
     """`round`: round `round` is done, with its metrics. `formed`: a group of `workers` goes on from
     round `round`. `lost`: `workers` were lost, and `note` says why. `unsaved`: the checkpoint of
-    round `round` could not be written, and `note` says why; told once.
+    round `round` could not be written, and `note` says why; told once. `external`: the bins of the
+    features go to disk, and `note` says why; told once.
     """
 
-    kind: Literal["round", "formed", "lost", "unsaved"]
+    kind: Literal["round", "formed", "lost", "unsaved", "external"]
     round: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     workers: tuple[str, ...] = ()
@@ -81,6 +84,7 @@ class Rounds:
         self.on_event = on_event
         self.last = last
         self._all_saved = True
+        self._in_memory = True
 
     def tell(self, round_: int, metrics: dict[str, float]) -> None:
         if round_ > self.last:
@@ -91,6 +95,11 @@ class Rounds:
         if self._all_saved:
             self._all_saved = False
             self.on_event(Event("unsaved", round_, note=note))
+
+    def tell_external(self, note: str) -> None:
+        if self._in_memory:
+            self._in_memory = False
+            self.on_event(Event("external", self.last, note=note))
 
     def complete(self, spec: BoostSpec, history: History) -> None:
         """Tells what did not arrive by the event log before the training's end."""
@@ -153,6 +162,8 @@ def drain(events: "queue.SimpleQueue[Any]", told: Rounds) -> None:
         message = events.get()
         if "unsaved" in message:
             told.tell_unsaved(message["round"], message["unsaved"])
+        elif "external" in message:
+            told.tell_external(message["external"])
         else:
             told.tell(message["round"], message["metrics"])
 

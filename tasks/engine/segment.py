@@ -8,11 +8,9 @@ from tasks.engine.boost import BoostSpec, Segment, boost_segment
 from tasks.engine.checkpoints import Checkpoint, CheckpointStore
 from tasks.engine.dataset import RowGroup
 from tasks.engine.errors import RunError, UserError
+from tasks.engine.fold import batches, rows_of_batch
 from tasks.engine.matrix import BatchSource, Float32
-
-# Of the worker's memory limit; where it has none, of nothing known, so a plain amount.
-CACHE_SHARE = 0.25
-CACHE_BYTES = 512 << 20
+from tasks.engine.memory import AUTO, BOUNDLESS, MatrixOptions, Room, Share
 
 
 class Cancelled(RunError):
@@ -25,6 +23,7 @@ class Job:
 
     `from_round` names the checkpoint to go on from, 0 for none. `members` are the arguments of
     XGBoost's communicator, None for a worker on its own. `topic` is where rounds are told.
+    `sharing` members are on this worker's host, itself included.
     """
 
     spec: BoostSpec
@@ -35,6 +34,8 @@ class Job:
     from_round: int
     topic: str
     members: dict[str, Any] | None = field(default=None)
+    matrix: MatrixOptions = AUTO
+    sharing: int = 1
 
 
 def run_job(job: Job) -> Segment:
@@ -73,7 +74,15 @@ def run_job(job: Job) -> Segment:
         except (OSError, UserError) as error:
             worker.log_event(job.topic, {"round": checkpoint.rounds, "unsaved": str(error)})
 
-    limit = worker.memory_manager.memory_limit
+    def on_external(note: str) -> None:
+        worker.log_event(job.topic, {"external": note})
+
+    room = Room(
+        limit=worker.memory_manager.memory_limit,
+        scratch=worker.local_directory,
+        sharing=job.sharing,
+        worker=worker.address,
+    )
     return boost_segment(
         job.spec,
         job.make_batches(job.row_groups),
@@ -84,5 +93,18 @@ def run_job(job: Job) -> Segment:
         on_round=on_round,
         check_stop=check_stop,
         threads=worker.state.nthreads,
-        cache_bytes=int(limit * CACHE_SHARE) if limit else CACHE_BYTES,
+        share=share_of(job.row_groups, len(job.spec.feature_names), job.matrix, room),
+        on_external=on_external,
     )
+
+
+def share_of(
+    row_groups: Sequence[RowGroup],
+    features: int,
+    options: MatrixOptions = AUTO,
+    room: Room = BOUNDLESS,
+) -> Share:
+    """Counts the rows of a worker's row groups, and those of its largest batch."""
+    cut = batches(row_groups, rows_of_batch(features))
+    sizes = [sum(group.rows for group in batch) for batch in cut]
+    return Share(sum(sizes), max(sizes, default=0), options, room)

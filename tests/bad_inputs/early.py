@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import xgboost as xgb
 
-from tasks.engine.boost import boost_segment, finish
+from tasks.engine.boost import boost_segment
+from tasks.engine.booster import finish
 from tasks.engine.boosting import _Batches, _Sample, spec_of
 from tasks.engine.config import Config
 from tasks.engine.dataset import Dataset

@@ -17,12 +17,14 @@ import pytest
 import xgboost as xgb
 from distributed import Client, LocalCluster
 
-from tasks.engine.boost import BoostSpec, LabelScale, boost_segment, finish, on_grid
+from tasks.engine.boost import BoostSpec, LabelScale, boost_segment, on_grid
+from tasks.engine.booster import finish
 from tasks.engine.checkpoints import Checkpoint, CheckpointStore
 from tasks.engine.dataset import RowGroup
 from tasks.engine.errors import RunError, UserError
 from tasks.engine.group import TrainResult, deal, train
 from tasks.engine.members import Event, GroupOptions
+from tasks.engine.memory import MatrixOptions, Room, Share
 from tests.engine import rows_for_boosting as made
 
 COLUMNS = {"colsample_bytree": 0.7, "colsample_bynode": 0.8}
@@ -46,6 +48,7 @@ def alone(
     store: CheckpointStore,
     groups: Sequence[RowGroup] = made.ROW_GROUPS,
     threads: int = 1,
+    share: Share | None = None,
 ) -> tuple[str, list[int]]:
     """Digest of the model trained in this process, and the rounds that were done."""
     done: list[int] = []
@@ -58,7 +61,9 @@ def alone(
         save=store.save,
         on_round=lambda round_, metrics: done.append(round_),
         threads=threads,
+        share=share,
     )
+    assert segment.external == (share is not None)
     assert segment.checkpoint is not None
     raw = finish(segment.checkpoint.raw, segment.checkpoint.rounds)
     return sha256(raw).hexdigest(), done
@@ -113,6 +118,47 @@ def test_goes_on_where_it_stopped(tmp_path: Path, changes: dict[str, Any], weigh
     assert alone(made.spec(**changes), weighted, parts) == (whole, [])
 
 
+ON_DISK = MatrixOptions(external="always")
+
+
+@pytest.mark.parametrize(("changes", "weighted"), CASES)
+def test_same_bytes_on_disk(
+    dask_client: Any, tmp_path: Path, changes: dict[str, Any], weighted: bool
+) -> None:
+    """Groups of 1, 2 and 4 with their bins on disk, pages of part of a batch, and resumed."""
+    wait_for_workers(dask_client)
+    spec = made.spec(**changes)
+    first, _ = alone(spec, weighted, made.store(tmp_path / "memory"))
+    for workers in (1, 2, 4):
+        events: list[Event] = []
+        result = train(
+            Only(dask_client, workers),
+            spec,
+            made.ROW_GROUPS,
+            partial(made.make_batches, weighted=weighted),
+            made.sample,
+            made.store(tmp_path / f"w{workers}"),
+            events.append,
+            GroupOptions(matrix=ON_DISK),
+        )
+        assert result.model_sha256 == first and result.external
+        assert result.workers == workers and result.recoveries == 0
+        [note] = [event.note for event in events if event.kind == "external"]
+        assert note.endswith("as cluster.external_memory is 'always'.")
+    (tmp_path / "pages").mkdir()
+    # a limit of which pages are a small share
+    room = Room(limit=10**12, scratch=str(tmp_path / "pages"))
+    share = Share(sum(group.rows for group in made.ROW_GROUPS), made.ROWS, ON_DISK, room)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tasks.engine.memory.PAGE_ROWS", 170)
+        patch.setattr("tasks.engine.memory.LEAST_PAGE_ROWS", 170)
+        parts = made.store(tmp_path / "parts")
+        alone(spec.model_copy(update={"n_estimators": 13}), weighted, parts, share=share)
+        assert alone(spec, weighted, parts, threads=2, share=share)[0] == first
+    assert alone(spec, weighted, parts, share=share) == (first, [])
+    assert not list((tmp_path / "pages").iterdir())
+
+
 def test_a_model_predicts_the_deviation_from_the_mean(tmp_path: Path) -> None:
     spec = made.spec(n_estimators=60)
     store = made.store(tmp_path)
@@ -139,7 +185,9 @@ def test_a_model_predicts_the_deviation_from_the_mean(tmp_path: Path) -> None:
     assert 1 - error / squares > 0.8
 
 
-def test_stops_early_at_the_same_round_when_resumed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_stops_early_at_the_same_round_when_resumed(tmp_path: Path, on_disk: bool) -> None:
+    share = Share(options=ON_DISK, room=Room(scratch=str(tmp_path))) if on_disk else None
     overfits = {**TREES, "max_depth": 8, "learning_rate": 0.6}
     spec = made.spec(params=overfits, n_estimators=60, early_stopping_rounds=4)
     store = made.store(tmp_path / "whole")
@@ -149,11 +197,11 @@ def test_stops_early_at_the_same_round_when_resumed(tmp_path: Path) -> None:
     best = whole.history.best_rounds()
     assert best == whole.rounds - 4
     parts = made.store(tmp_path / "parts")
-    alone(spec.model_copy(update={"n_estimators": best + 1}), False, parts)
-    alone(spec, False, parts)
+    alone(spec.model_copy(update={"n_estimators": best + 1}), False, parts, share=share)
+    alone(spec, False, parts, share=share)
     again = parts.latest(60)
     assert again == whole
-    assert alone(spec, False, parts)[1] == []
+    assert alone(spec, False, parts, share=share)[1] == []
 
 
 def run(

@@ -2,15 +2,18 @@
 
 import threading
 from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import xgboost as xgb
 
 from tasks.engine.matrix import (
     Batch,
     BatchIterator,
     BatchSource,
+    Pages,
     Schema,
     Sides,
     binned_matrix,
@@ -34,13 +37,15 @@ class Counted:
         return made.read(made.ROW_GROUPS[index], True, None, False)
 
 
-def build(sources: list[BatchSource], budget: int) -> tuple[BatchIterator, xgb.QuantileDMatrix]:
+def build(
+    sources: list[BatchSource], budget: int, pages: Pages | None = None
+) -> tuple[BatchIterator, Any]:
     reference = reference_matrix(made.sample(), SCHEMA, 64, 1)
     with open_cache(sources, budget) as cache:
-        rows = BatchIterator(cache, "train", SCHEMA, lambda y: (y - 1e6).astype(np.float32))
+        rows = BatchIterator(cache, "train", SCHEMA, lambda y: (y - 1e6).astype(np.float32), pages)
         train = binned_matrix(rows, reference, 64, 1)
         cache.forget("train")
-        valid = BatchIterator(cache, "valid", SCHEMA, lambda y: (y - 1e6).astype(np.float32))
+        valid = BatchIterator(cache, "valid", SCHEMA, lambda y: (y - 1e6).astype(np.float32), pages)
         binned_matrix(valid, train, 64, 1)
     return rows, train
 
@@ -56,8 +61,13 @@ def test_reads(budget: int, reads: int) -> None:
     assert sum(counted.reads) <= reads * made.GROUPS + 3  # what was read ahead in vain
 
 
-def test_rows_are_in_order() -> None:
-    rows, train = build(Counted().sources, 100_000)
+@pytest.mark.parametrize("page_rows", [None, 100, 450, 10_000])
+def test_rows_are_in_order(tmp_path: Path, page_rows: int | None) -> None:
+    """Also where a batch is several pages on disk; here one has some 450 train rows."""
+    checks: list[None] = []
+    pages = page_rows and Pages(tmp_path, page_rows, lambda: checks.append(None))
+    rows, train = build(Counted().sources, 100_000, pages or None)
+    assert bool(checks) == bool(pages)
     expected = [made.read(group, True, None, False).train for group in made.ROW_GROUPS]
     np.testing.assert_array_equal(rows.position, np.concatenate([b.position for b in expected]))
     labels = np.concatenate([b.label - 1e6 for b in expected]).astype(np.float32)
@@ -83,10 +93,11 @@ def test_the_reading_thread_is_joined() -> None:
     assert not [t for t in threading.enumerate() if t.name.startswith("read-ahead")]
 
 
-def test_without_rows() -> None:
+def test_without_rows(tmp_path: Path) -> None:
     empty = Batch(
         np.empty((0, made.WIDTH), np.float32), np.empty(0), np.empty(0, np.uint64), np.empty(0)
     )
-    for sources in ([], [lambda: Sides(empty, empty)]):
-        rows, train = build(list(sources), 0)
+    on_disk = Pages(tmp_path, 100, lambda: None)
+    for sources, pages in product(([], [lambda: Sides(empty, empty)]), (None, on_disk)):
+        rows, train = build(list(sources), 0, pages)
         assert train.num_row() == 0 and train.num_col() == made.WIDTH and len(rows.position) == 0

@@ -1,0 +1,276 @@
+"""Where binned features go: by numbers, with a message where they go nowhere."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tasks.engine.boost import Segment, boost_segment
+from tasks.engine.errors import RunError
+from tasks.engine.matrix import BatchSource, Schema
+from tasks.engine.memory import (
+    ExternalMemory,
+    MatrixOptions,
+    Need,
+    Room,
+    Share,
+    place_of,
+)
+from tests.engine import rows_for_boosting as made
+
+GB, MB = 10**9, 10**6
+# 4 GB of bins, 1.28 GB of gradients and the like, 88 MB of a batch
+NEED = Need(20_000_000, 131_072, 100, 256, False, False)
+HELD = 400 * MB
+
+
+@pytest.mark.parametrize(
+    ("mode", "limit", "changes", "disk"),
+    [
+        pytest.param("auto", 6.4 * GB, {}, False, id="fits"),
+        pytest.param("auto", 6.2 * GB, {}, True, id="does not"),
+        pytest.param("auto", None, {}, False, id="no limit"),
+        pytest.param("always", 64 * GB, {}, True, id="always"),
+        pytest.param("always", None, {}, True, id="always, no limit"),
+        pytest.param("never", 1 * GB, {}, False, id="never"),
+        pytest.param("auto", 6.4 * GB, {"missing": True}, True, id="missing values"),
+        pytest.param("auto", 13.3 * GB, {"missing": True}, False, id="missing values, fits"),
+        pytest.param("auto", 6.4 * GB, {"bins": 257}, True, id="wide bins"),
+        pytest.param("auto", 10.8 * GB, {"bins": 257}, False, id="wide bins, fits"),
+        pytest.param("auto", 6.4 * GB, {"own_objective": True}, True, id="own objective"),
+        pytest.param("auto", 6.4 * GB, {"largest": 5_000_000}, True, id="huge batches"),
+    ],
+)
+def test_decision(
+    mode: ExternalMemory, limit: float | None, changes: dict[str, Any], disk: bool
+) -> None:
+    room = Room(None if limit is None else int(limit))
+    assert room.prefers_disk(mode, replace(NEED, **changes), HELD) is disk
+
+
+def test_rows_that_no_disk_helps() -> None:
+    room = Room(1_700 * MB, worker="tcp://10.0.0.1:4000")
+    room.check_memory(replace(NEED, rows=19_000_000), 390 * MB)
+    with pytest.raises(RunError) as caught:
+        room.check_memory(NEED, HELD)
+    assert str(caught.value) == (
+        "A share of 20,000,000 rows takes about 1,280 MB for labels, margins and gradients, even "
+        "with its bins on disk, and the worker tcp://10.0.0.1:4000 holds 400 MB already: its "
+        "memory limit is 1,700 MB (cluster.memory_limit). Give workers more memory "
+        "(cluster.memory_limit), or spread the rows over more of them (cluster.workers)."
+    )
+
+
+def test_a_disk_that_is_too_small() -> None:
+    room = Room(GB, "/scratch", sharing=2)
+    room.check_disk(NEED, 10 * GB)
+    with pytest.raises(RunError) as caught:
+        room.check_disk(NEED, 9 * GB)
+    assert str(caught.value) == (
+        "The binned features of each of 2 workers go to disk, as they don't fit the workers' "
+        "memory or cluster.external_memory is 'always'. They take about 9,200 MB, but /scratch "
+        "has 9,000 MB free. Make room there, put BOOSTLINE_HOME on a larger disk (or the "
+        "--local-directory of workers that were started elsewhere), or give workers more memory "
+        "(cluster.memory_limit)."
+    )
+
+
+def test_a_disk_that_fills_up() -> None:
+    room = Room(GB, "/scratch")
+    room.check_page(NEED, 170 * MB)
+    with pytest.raises(RunError) as caught:
+        room.check_page(NEED, 140 * MB)
+    assert str(caught.value) == (
+        "The disk filled up while the binned features were written: /scratch has 140 MB free. "
+        "Make room there, put BOOSTLINE_HOME on a larger disk (or the --local-directory of "
+        "workers that were started elsewhere), or give workers more memory (cluster.memory_limit)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("mode", "message"),
+    [
+        pytest.param(
+            "never",
+            "A share of 20,000,000 rows × 100 features takes about 5,280 MB as bins and "
+            "gradients, beside some 400 MB for the libraries and batches of 131,072 rows as they "
+            "are read. Give workers more memory (cluster.memory_limit), let bins go to disk "
+            "(cluster.external_memory='auto'), spread the rows over more of them "
+            "(cluster.workers), or use smaller row groups (data.row_group_rows).",
+            id="in memory",
+        ),
+        pytest.param(
+            "always",
+            "A share of 20,000,000 rows × 100 features takes about 1,280 MB as labels, margins "
+            "and gradients, with bins on disk, beside some 400 MB for the libraries and batches "
+            "of 131,072 rows as they are read. Give workers more memory (cluster.memory_limit), "
+            "spread the rows over more of them (cluster.workers), or use smaller row groups "
+            "(data.row_group_rows).",
+            id="on disk",
+        ),
+    ],
+)
+def test_what_workers_died_of(mode: ExternalMemory, message: str) -> None:
+    assert NEED.too_large(mode) == message
+
+
+@pytest.mark.parametrize(
+    ("limit", "taken", "bytes_"),
+    [
+        pytest.param(None, 10 * GB, 512 << 20, id="no limit"),
+        pytest.param(GB, 100 * MB, 250 * MB, id="a share"),
+        pytest.param(GB, 800 * MB, 100 * MB, id="what is left"),
+        pytest.param(GB, 2 * GB, 0, id="nothing left"),
+    ],
+)
+def test_cache(limit: int | None, taken: int, bytes_: int) -> None:
+    assert Room(limit).cache(taken) == bytes_
+
+
+@pytest.mark.parametrize(
+    ("limit", "rows"),
+    [
+        pytest.param(None, 131_072, id="no limit"),
+        pytest.param(64 * GB, 131_072, id="plenty"),
+        pytest.param(GB, 150_240, id="some"),
+        pytest.param(10 * MB, 4_096, id="hardly any"),
+    ],
+)
+def test_pages_are_small_beside_the_limit(limit: int | None, rows: int) -> None:
+    assert Room(limit).page_rows(NEED) == min(rows, 131_072)
+    wide = replace(NEED, features=1_000)
+    assert Room(GB).page_rows(wide) == 15_562
+
+
+def test_need_is_counted_from_what_is_there() -> None:
+    sample = np.array([[0.5, 300.0], [1.5, 2.0]], np.float32)
+    schema = Schema(("a", "b"), ("q", "c"))
+    share = Share(1_000, 100, MatrixOptions(used=0.5))
+    need = share.need(sample, schema, 64, False)
+    assert need == Need(500, 100, 2, 301, False, False)
+    sample[0, 0] = np.nan
+    assert share.need(sample, schema, 64, True) == Need(500, 100, 2, 301, True, True)
+    known = replace(share, options=MatrixOptions(missing=False))
+    assert known.need(sample[:, :1], Schema(("a",), ("q",)), 64, True).bins == 64
+    assert not known.need(sample, schema, 64, True).missing
+
+
+def boosted(
+    share: Share, notes: list[str], sources: list[BatchSource] | None = None, **changes: Any
+) -> Segment:
+    return boost_segment(
+        made.spec(**changes),
+        sources or made.make_batches(made.ROW_GROUPS),
+        made.sample(),
+        None,
+        group=None,
+        save=lambda checkpoint: None,
+        on_round=lambda round_, metrics: None,
+        share=share,
+        on_external=notes.append,
+    )
+
+
+def held_now() -> int:
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def test_a_share_that_does_not_fit_goes_to_disk(tmp_path: Path) -> None:
+    """20 million rows are claimed, so that there is something to decide; 4,800 are there."""
+    options = MatrixOptions(missing=False)
+    limit = held_now() + 1_600 * MB
+    share = Share(20_000_000, 131_072, options, Room(limit, str(tmp_path)))
+    notes: list[str] = []
+    whole = boosted(Share(), notes)
+    assert not whole.external and not notes
+    assert not boosted(replace(share, rows=10_000_000), notes).external and not notes
+    parts = boosted(share, notes)
+    assert parts.external and not list(tmp_path.iterdir())
+    assert whole.checkpoint and parts.checkpoint and whole.checkpoint.raw == parts.checkpoint.raw
+    [note] = notes
+    assert note.startswith(
+        "A worker's share of 20,000,000 rows × 6 features takes about 1,520 MB in memory, beside "
+    )
+    assert note.endswith(
+        f" MB that the worker holds already. Its memory limit is {limit / 1e6:,.0f} MB "
+        "(cluster.memory_limit), so the bins of the features are read from disk in every round "
+        "(external memory)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "note"),
+    [
+        pytest.param(
+            MatrixOptions(external="always"),
+            "The bins of the features are read from disk in every round (external memory), as "
+            "cluster.external_memory is 'always'.",
+            id="asked for",
+        ),
+        pytest.param(
+            MatrixOptions(external="always", after_loss=True),
+            "A worker was ended at its memory limit (cluster.memory_limit): from then on the bins "
+            "of the features are read from disk in every round (external memory).",
+            id="after a loss",
+        ),
+    ],
+)
+def test_why_it_goes_to_disk(tmp_path: Path, options: MatrixOptions, note: str) -> None:
+    notes: list[str] = []
+    assert boosted(Share(options=options, room=Room(scratch=str(tmp_path))), notes).external
+    assert notes == [note]
+
+
+def broken_source() -> Any:
+    raise FileNotFoundError("part-3.parquet is gone")
+
+
+def broken_round(round_: int, metrics: dict[str, float]) -> None:
+    raise InterruptedError("stopped in a round")
+
+
+@pytest.mark.parametrize("moment", ["build", "round", "page"])
+def test_the_pages_go_when_it_fails(
+    tmp_path: Path, moment: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As what it is, and without XGBoost's complaint about files that it misses."""
+    sources = made.make_batches(made.ROW_GROUPS)
+    on_round: Callable[[int, dict[str, float]], None] = lambda round_, metrics: None  # noqa: E731
+    kind: type[Exception] = FileNotFoundError
+    if moment == "build":
+        sources[5] = broken_source
+    elif moment == "round":
+        on_round, kind = broken_round, InterruptedError
+    else:
+        kind = RunError
+        monkeypatch.setattr("tasks.engine.memory.SPARE_BYTES", 2**60)
+        monkeypatch.setattr(Room, "check_disk", lambda *arguments: None)
+    share = Share(options=MatrixOptions(external="always"), room=Room(scratch=str(tmp_path)))
+    with pytest.raises(kind):
+        boost_segment(
+            made.spec(),
+            sources,
+            made.sample(),
+            None,
+            group=None,
+            save=lambda checkpoint: None,
+            on_round=on_round,
+            share=share,
+        )
+    assert not list(tmp_path.iterdir())
+    assert "cache file" not in capfd.readouterr().err
+
+
+def test_the_folder_is_there_as_long_as_it_is_used(tmp_path: Path) -> None:
+    share = Share(options=MatrixOptions(external="always"), room=Room(scratch=str(tmp_path)))
+    with place_of(share, NEED_LITTLE, lambda note: None) as place:
+        assert place.pages is not None and place.pages.folder.parent == tmp_path
+    assert not list(tmp_path.iterdir())
+
+
+NEED_LITTLE = Need(100, 100, 2, 256, False, False)
