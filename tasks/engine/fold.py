@@ -25,7 +25,8 @@ def batches(row_groups: Sequence[RowGroup], rows: int = BATCH_ROWS) -> list[Batc
     cut: list[list[RowGroup]] = []
     size = 0
     for group in row_groups:
-        if cut and cut[-1][0].uri == group.uri and size + group.rows <= rows:
+        same = cut and (cut[-1][0].uri, cut[-1][0].path) == (group.uri, group.path)
+        if same and size + group.rows <= rows:
             cut[-1].append(group)
             size += group.rows
         else:
@@ -34,13 +35,13 @@ def batches(row_groups: Sequence[RowGroup], rows: int = BATCH_ROWS) -> list[Batc
     return [tuple(batch) for batch in cut]
 
 
-def bundles(row_groups: Sequence[RowGroup], rows: int = BATCH_ROWS) -> list[Bundle]:
-    """Neighbouring batches, up to about `rows` rows together: small files share a call."""
+def bundles(row_groups: Sequence[RowGroup]) -> list[Bundle]:
+    """Neighbouring batches, up to about BATCH_ROWS rows together: small files share a call."""
     cut: list[list[Batch]] = []
     size = 0
-    for batch in batches(row_groups, rows):
+    for batch in batches(row_groups):
         more = sum(group.rows for group in batch)
-        if cut and size + more <= rows and len(cut[-1]) < BUNDLE_BATCHES:
+        if cut and size + more <= BATCH_ROWS and len(cut[-1]) < BUNDLE_BATCHES:
             cut[-1].append(batch)
             size += more
         else:
