@@ -26,6 +26,7 @@ REMOVABLE = {
     "converted": "converted tables",
     "rejected": "rejected rows",
     "profiles": "profiles",
+    "footers": "footers of tables",
     "predictions": "parts of predictions",
     "scored": "parts of scored tables",
     "models": "copies of models",

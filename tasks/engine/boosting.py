@@ -12,13 +12,13 @@ from tasks.engine.boost import BoostSpec
 from tasks.engine.checkpoints import CheckpointStore
 from tasks.engine.config import BoostConfig, ClusterConfig, Config
 from tasks.engine.dataset import Dataset, RowGroup
-from tasks.engine.fold import batches, rows_of_batch
+from tasks.engine.fold import Bundle, bundles, rows_of_batch
 from tasks.engine.group import TrainResult, train
 from tasks.engine.home import Home, digest_of
 from tasks.engine.matrix import Batch, BatchSource, Float32, Sides
 from tasks.engine.members import GroupOptions, OnEvent
 from tasks.engine.memory import MatrixOptions
-from tasks.engine.parts import read_parts
+from tasks.engine.parts import Slice, read_slices
 from tasks.engine.profile import Profile
 from tasks.engine.rows import Plan, load, scoring
 from tasks.engine.scoring import Encoder
@@ -94,7 +94,7 @@ def training_key(spec: BoostSpec, dataset: Dataset, plan: Plan, profile: Profile
         dataset.digest,
         plan,
         profile.encoder,
-        [uri.rsplit("/", 1)[-1] for uri in profile.sample],
+        profile.sample_share,
         spec.model_dump(mode="json", exclude=free),
         patience,
         xgboost.__version__,
@@ -114,11 +114,22 @@ class _Batches:
 
     def __call__(self, row_groups: Sequence[RowGroup]) -> Sequence[BatchSource]:
         encoder = Encoder.from_json(self.encoder)
-        cut = batches(row_groups, rows_of_batch(len(self.plan.features)))
-        return [partial(_read, batch, self.plan, encoder) for batch in cut]
+        cut = bundles(row_groups, rows_of_batch(len(self.plan.features)))
+        return [partial(_read, bundle, self.plan, encoder) for bundle in cut]
 
 
-def _read(batch: tuple[RowGroup, ...], plan: Plan, encoder: Encoder) -> Sides:
+def _read(bundle: Bundle, plan: Plan, encoder: Encoder) -> Sides:
+    """The rows of small files together: XGBoost takes its time for each batch it is given."""
+    sides = [_read_batch(batch, plan, encoder) for batch in bundle]
+    if len(sides) == 1:
+        return sides[0]
+    return Sides(
+        train=Batch.of([each.train for each in sides]),
+        valid=Batch.of([each.valid for each in sides]),
+    )
+
+
+def _read_batch(batch: tuple[RowGroup, ...], plan: Plan, encoder: Encoder) -> Sides:
     rows = load(batch, plan)
     with scoring(rows.path, rows.numbers):
         features = encoder.encode(rows.frame)
@@ -135,12 +146,15 @@ def _read(batch: tuple[RowGroup, ...], plan: Plan, encoder: Encoder) -> Sides:
 class _Sample:
     """Reads the sampled training rows as features float32 (n, p), the same on every worker."""
 
-    parts: tuple[str, ...]
+    parts: tuple[Slice, ...]
+    share: float
     encoder: str
 
     def __call__(self) -> Float32:
         encoder = Encoder.from_json(self.encoder)
-        return np.concatenate([encoder.encode(frame) for frame in read_parts(self.parts)])
+        return np.concatenate(
+            [encoder.encode(frame) for frame in read_slices(self.parts, self.share)]
+        )
 
 
 def _matrix_options(plan: Plan, profile: Profile, cluster: ClusterConfig) -> MatrixOptions:
@@ -174,7 +188,7 @@ def boost(
         spec,
         dataset.row_groups(),
         _Batches(plan, profile.encoder),
-        _Sample(profile.sample, profile.encoder),
+        _Sample(profile.sample, profile.sample_share, profile.encoder),
         checkpoints_of(home, training_key(spec, dataset, plan, profile)),
         on_event,
         GroupOptions(

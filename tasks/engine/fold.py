@@ -1,19 +1,23 @@
 """Fold over row groups: map a summary over them, merge in their order.
 
-Batches are cut by the data alone, never by the cluster, and merged left to right, so an answer is
-the same to the last bit on any number of workers.
+Batches and bundles are cut by the data alone, never by the cluster, and merged left to right, so
+an answer is the same to the last bit on any number of workers.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import reduce
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from tasks.engine.dataset import RowGroup
 from tasks.engine.workers import each
 
 Summary = TypeVar("Summary")
+Batch = tuple[RowGroup, ...]
+Bundle = tuple[Batch, ...]
 
 BATCH_ROWS = 131_072
+BUNDLE_BATCHES = 256  # of small files: about a second's work
 BATCH_VALUES = 4 << 20
 
 
@@ -22,12 +26,13 @@ def rows_of_batch(features: int) -> int:
     return max(1, min(BATCH_ROWS, BATCH_VALUES // max(1, features)))
 
 
-def batches(row_groups: Sequence[RowGroup], rows: int = BATCH_ROWS) -> list[tuple[RowGroup, ...]]:
+def batches(row_groups: Sequence[RowGroup], rows: int = BATCH_ROWS) -> list[Batch]:
     """Neighbouring row groups of one file, up to about `rows` rows together."""
     cut: list[list[RowGroup]] = []
     size = 0
     for group in row_groups:
-        if cut and cut[-1][0].uri == group.uri and size + group.rows <= rows:
+        same = cut and (cut[-1][0].uri, cut[-1][0].path) == (group.uri, group.path)
+        if same and size + group.rows <= rows:
             cut[-1].append(group)
             size += group.rows
         else:
@@ -36,52 +41,110 @@ def batches(row_groups: Sequence[RowGroup], rows: int = BATCH_ROWS) -> list[tupl
     return [tuple(batch) for batch in cut]
 
 
+def bundles(row_groups: Sequence[RowGroup], rows: int = BATCH_ROWS) -> list[Bundle]:
+    """Neighbouring batches, up to about `rows` rows together: small files share a call."""
+    cut: list[list[Batch]] = []
+    size = 0
+    for batch in batches(row_groups, rows):
+        more = sum(group.rows for group in batch)
+        if cut and size + more <= rows and len(cut[-1]) < BUNDLE_BATCHES:
+            cut[-1].append(batch)
+            size += more
+        else:
+            cut.append([batch])
+            size = more
+    return [tuple(bundle) for bundle in cut]
+
+
+@dataclass(frozen=True)
+class _Merged(Generic[Summary]):
+    """A bundle's summary: of its batches, from left to right."""
+
+    summarise: Callable[[Batch], Summary]
+    merge: Callable[[Summary, Summary], Summary]
+
+    def __call__(self, bundle: Bundle) -> Summary:
+        return reduce(self.merge, map(self.summarise, bundle))
+
+
 def fold(
     client: Any,
     row_groups: Sequence[RowGroup],
-    summarise: Callable[[tuple[RowGroup, ...]], Summary],
+    summarise: Callable[[Batch], Summary],
     merge: Callable[[Summary, Summary], Summary],
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Summary:
     """The merged summary of all batches of row groups.
 
     `client` is a Dask client, or None to run here. `summarise` takes a batch (neighbouring row
-    groups of one file) and must be picklable. `on_progress` gets rows done and rows in all.
+    groups of one file) and must be picklable, as `merge` must be. `on_progress` gets rows done and
+    rows in all.
 
     Raises:
         ValueError: there are no row groups.
         RunError: a batch lost its worker again and again, or the scheduler is gone.
         Whatever `summarise` raises.
     """
-    cut = batches(row_groups)
-    if not cut:
+    calls = [(bundle,) for bundle in bundles(row_groups)]
+    return reduce(merge, mapped(client, _Merged(summarise, merge), calls, on_progress))
+
+
+def fold_bundles(
+    client: Any,
+    row_groups: Sequence[RowGroup],
+    summarise: Callable[[Bundle], Summary],
+    merge: Callable[[Summary, Summary], Summary],
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Summary:
+    """As `fold`, for a `summarise` that takes a whole bundle: neighbouring batches of any files."""
+    calls = [(bundle,) for bundle in bundles(row_groups)]
+    return reduce(merge, mapped(client, summarise, calls, on_progress))
+
+
+def mapped(
+    client: Any,
+    function: Callable[..., Summary],
+    calls: Sequence[tuple[Any, ...]],
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Summary]:
+    """What `function(*call)` returns for each call, whose first argument is a bundle, in order.
+
+    Raises:
+        ValueError: there are no calls.
+        RunError, or whatever `function` raises, as `fold`.
+    """
+    if not calls:
         raise ValueError("nothing to fold over")
-    total = sum(group.rows for group in row_groups)
+    sizes = [_rows(call[0]) for call in calls]
+    total = sum(sizes)
     done = 0
     results: dict[int, Summary] = {}
-    for index, summary in _summaries(client, cut, summarise):
+    for index, summary in _results(client, function, calls):
         results[index] = summary
-        done += sum(group.rows for group in cut[index])
+        done += sizes[index]
         on_progress(done, total)
-    return reduce(merge, (results[index] for index in range(len(cut))))
+    return [results[index] for index in range(len(calls))]
 
 
-def _summaries(
-    client: Any,
-    cut: list[tuple[RowGroup, ...]],
-    summarise: Callable[[tuple[RowGroup, ...]], Summary],
+def _results(
+    client: Any, function: Callable[..., Summary], calls: Sequence[tuple[Any, ...]]
 ) -> Iterator[tuple[int, Summary]]:
-    """Summaries by batch number, as they come."""
+    """Results by the number of the call, as they come."""
     if client is None:
-        for index, batch in enumerate(cut):
-            yield index, summarise(batch)
+        for index, call in enumerate(calls):
+            yield index, function(*call)
         return
-    for outcome in each(client, summarise, ((batch,) for batch in cut), lambda i: _named(cut[i])):
+    for outcome in each(client, function, calls, lambda i: _named(calls[i][0])):
         if outcome.error is not None:
             raise outcome.error
         yield outcome.number, outcome.value
 
 
-def _named(batch: tuple[RowGroup, ...]) -> str:
-    rows = sum(group.rows for group in batch)
-    return f"{rows:,} rows of {batch[0].path} from row {batch[0].start:,} on"
+def _rows(bundle: Bundle) -> int:
+    return sum(group.rows for batch in bundle for group in batch)
+
+
+def _named(bundle: Bundle) -> str:
+    first, last = bundle[0][0], bundle[-1][0]
+    until = f" to {last.path}" if last.path != first.path else ""
+    return f"{_rows(bundle):,} rows of {first.path} from row {first.start:,} on{until}"

@@ -5,17 +5,18 @@ from typing import Any
 from tasks.engine.config import DataConfig
 from tasks.engine.convert import convert
 from tasks.engine.dataset import Dataset
-from tasks.engine.digests import remembered
+from tasks.engine.digests import remember_footers, remembered, remembered_footers
 from tasks.engine.home import Home
-from tasks.engine.parquet import inspect
+from tasks.engine.parquet import footers_of, inspect
 from tasks.engine.sources import resolve
 
 
 def ingest(config: DataConfig, home: Home, client: Any = None) -> Dataset:
     """Parquet is inspected in place, everything else is converted under the home.
 
-    `client` is a Dask client whose workers convert, or None to do it here. Content digests of
-    Parquet files that were read before are remembered, unless `config.verify` asks for them anew.
+    `client` is a Dask client whose workers convert, or None to do it here. Footers and content
+    digests of Parquet files that were read before are remembered, unless `config.verify` asks for
+    them anew.
 
     Raises:
         UserError: there is no such source, or it can't be read as one table; the home can't be
@@ -27,4 +28,9 @@ def ingest(config: DataConfig, home: Home, client: Any = None) -> Dataset:
         return convert(source, config, home, client)
     if config.verify:
         return inspect(source, max_gigabytes=config.max_gigabytes)
-    return inspect(source, remembered(home, source.shown), config.max_gigabytes)
+    known = remembered_footers(home, source.shown, source.files)
+    footers = footers_of(source, known)
+    dataset = inspect(source, remembered(home, source.shown), config.max_gigabytes, footers)
+    if len(known) < len(source.files):
+        remember_footers(home, source.shown, source.files, footers)
+    return dataset

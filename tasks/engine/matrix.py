@@ -32,6 +32,17 @@ class Batch:
     position: UInt64
     weight: Float64 | None = None
 
+    @classmethod
+    def of(cls, batches: "Sequence[Batch]") -> "Batch":
+        """The rows of all `batches`, in order; weights where all of them have some."""
+        weights = [batch.weight for batch in batches if batch.weight is not None]
+        return cls(
+            np.concatenate([batch.features for batch in batches]),
+            np.concatenate([batch.label for batch in batches]),
+            np.concatenate([batch.position for batch in batches]),
+            np.concatenate(weights) if len(weights) == len(batches) else None,
+        )
+
     @property
     def bytes(self) -> int:
         weight = 0 if self.weight is None else self.weight.nbytes

@@ -1,15 +1,15 @@
 """Parquet in place: footers are read, never rows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.engine.dataset import Column, Dataset, File
+from tasks.engine.dataset import Dataset, File
+from tasks.engine.digests import Footer
 from tasks.engine.errors import UserError
 from tasks.engine.frames import open_input
 from tasks.engine.inputs import SourceFile, too_large
@@ -28,30 +28,30 @@ def inspect(
     source: Source,
     remembered: Remembered = lambda uri, size, modified: None,
     max_gigabytes: float = float("inf"),
+    footers: Mapping[str, Footer] | None = None,
 ) -> Dataset:
     """The row groups of all files under one schema.
 
-    `remembered` gives the content digest of (uri, size, modified) if one is known.
+    `remembered` gives the content digest of (uri, size, modified) if one is known; `footers` are
+    what `footers_of` found.
 
     Raises:
         UserError: a file is damaged, the files don't fit together, there are no rows, or they
             open to more than `max_gigabytes`.
     """
-    with ThreadPoolExecutor(min(_THREADS, len(source.files))) as pool:
-        footers = list(pool.map(_outcome, source.files))
-    for footer in footers:
-        if isinstance(footer, Exception):
-            raise footer
-    opened = sum(footer.opened for footer in footers)
+    by_uri = footers_of(source) if footers is None else footers
+    found = [by_uri[file.uri] for file in source.files]
+    opened = sum(footer.opened for footer in found)
     if opened > max_gigabytes * 1e9:
         raise too_large(source.shown, source.size, max_gigabytes)
     shown = [file.shown for file in source.files]
-    columns, notes = unify(list(zip(shown, (footer.columns for footer in footers), strict=True)))
+    columns, notes = unify(list(zip(shown, (footer.columns for footer in found), strict=True)))
+    names = {column.name for column in columns}
     wide = [
         rounded(name, column)
-        for name, footer in zip(shown, footers, strict=True)
+        for name, footer in zip(shown, found, strict=True)
         for column in footer.wide
-        if column in {known.name for known in columns}
+        if column in names
     ]
     files = [
         File(
@@ -62,12 +62,28 @@ def inspect(
             row_groups=footer.row_groups,
             digest=remembered(file.uri, file.size, file.modified) if file.modified else None,
         )
-        for file, footer in zip(source.files, footers, strict=True)
+        for file, footer in zip(source.files, found, strict=True)
     ]
     notes = (*notes, *_partition_note(source), *dict.fromkeys(wide))
     dataset = Dataset(source=source.shown, columns=columns, files=tuple(files), notes=notes)
     check_rows(dataset)
     return dataset
+
+
+def footers_of(source: Source, known: Mapping[str, Footer] | None = None) -> dict[str, Footer]:
+    """The footers of all files by URI; those that are `known` are not read.
+
+    Raises:
+        UserError: a file is damaged; of several, the first is named.
+    """
+    found = dict(known or {})
+    files = [file for file in source.files if file.uri not in found]
+    with ThreadPoolExecutor(max(1, min(_THREADS, len(files)))) as pool:
+        for file, footer in zip(files, pool.map(_outcome, files), strict=True):
+            if isinstance(footer, Exception):
+                raise footer
+            found[file.uri] = footer
+    return found
 
 
 def footer_digest(uri: str) -> str:
@@ -86,16 +102,6 @@ def check_rows(dataset: Dataset) -> None:
         raise UserError(f"{dataset.source} has columns but no rows.")
 
 
-@dataclass(frozen=True)
-class _Footer:
-    """`opened` is the size in memory in bytes, about; `wide` are integers beyond 2^53."""
-
-    columns: tuple[Column, ...]
-    row_groups: tuple[int, ...]
-    opened: int
-    wide: tuple[str, ...]
-
-
 def _outcome(file: SourceFile) -> Any:
     """The footer, or the error: the first file's error is shown, not the fastest's."""
     try:
@@ -104,7 +110,7 @@ def _outcome(file: SourceFile) -> Any:
         return error
 
 
-def _footer(file: SourceFile) -> _Footer:
+def _footer(file: SourceFile) -> Footer:
     try:
         with open_input(file.uri) as stream:
             _check_ends(file, stream)
@@ -122,7 +128,7 @@ def _footer(file: SourceFile) -> _Footer:
         raise _damaged(file, _sentence(error)) from None
 
 
-def _summary(file: SourceFile, metadata: Any) -> _Footer:
+def _summary(file: SourceFile, metadata: Any) -> Footer:
     schema = metadata.schema.to_arrow_schema()
     columns = columns_of(schema, file.shown)
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
@@ -135,7 +141,12 @@ def _summary(file: SourceFile, metadata: Any) -> _Footer:
     width = sum(_width(field.type) for field in schema)
     opened = max(sum(group.total_byte_size for group in groups), metadata.num_rows * width)
     integers = {f.name for f in schema if pa.types.is_integer(f.type) and f.type.bit_width == 64}
-    return _Footer(columns, row_groups, opened, _wide(groups[::step], integers))
+    return Footer(
+        columns=columns,
+        row_groups=row_groups,
+        opened=opened,
+        wide=_wide(groups[::step], integers),
+    )
 
 
 def _probe(file: SourceFile, parquet: Any) -> None:

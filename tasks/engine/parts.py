@@ -1,19 +1,35 @@
 """Parquet parts that workers write for later passes: whole or not at all."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from hashlib import blake2b
 from io import BytesIO
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from fsspec.core import url_to_fs
 
-from tasks.engine.dataset import RowGroup
+from tasks.engine.dataset import Frozen, RowGroup
 from tasks.engine.frames import open_input
 from tasks.engine.home import write_atomically
 
 
+class Slice(Frozen):
+    """`rows` rows of a part from row `start` on."""
+
+    uri: str
+    start: int
+    rows: int
+
+
 def write_part(uri: str, rows: pd.DataFrame | pa.Table) -> None:
     """`rows` as one Parquet file with one row group; they are few by construction."""
+    write_atomically(uri, _encoded(rows))
+
+
+def _encoded(rows: pd.DataFrame | pa.Table) -> bytes:
     buffer = BytesIO()
     if isinstance(rows, pd.DataFrame):
         rows = pa.Table.from_pandas(rows, preserve_index=False)
@@ -27,11 +43,11 @@ def write_part(uri: str, rows: pd.DataFrame | pa.Table) -> None:
         use_dictionary=texts or False,
         write_page_checksum=True,
     )
-    write_atomically(uri, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _is_plain(arrow: pa.DataType) -> bool:
-    return pa.types.is_floating(arrow) or pa.types.is_uint64(arrow)
+    return bool(pa.types.is_floating(arrow) or pa.types.is_uint64(arrow))
 
 
 def part_group(uri: str, rows: int) -> RowGroup:
@@ -42,12 +58,75 @@ def part_group(uri: str, rows: int) -> RowGroup:
     return RowGroup(uri=uri, path=uri, index=0, rows=rows, start=0)
 
 
-def read_parts(uris: Sequence[str]) -> list[pd.DataFrame]:
-    """The frames of small parts, in order; categories read as they were written."""
-    frames = []
-    for uri in uris:
+def write_slices(folder: str, tables: Sequence[pa.Table]) -> list[tuple[Slice, ...]]:
+    """Each table as a slice of a part in `folder`; tables of one schema share a part.
+
+    A part is named by the digest of its bytes, so what stands under a name never changes. A table
+    without rows has no slice.
+    """
+    shared: dict[str, list[int]] = {}
+    for number, table in enumerate(tables):
+        if table.num_rows:
+            shared.setdefault(str(table.schema.remove_metadata()), []).append(number)
+    found: list[tuple[Slice, ...]] = [() for _ in tables]
+    for numbers in shared.values():
+        together = pa.concat_tables(tables[number] for number in numbers)
+        content = _encoded(together.unify_dictionaries())
+        uri = f"{folder}/{blake2b(content, digest_size=16).hexdigest()}.parquet"
+        write_atomically(uri, content)
+        start = 0
+        for number in numbers:
+            rows = tables[number].num_rows
+            found[number] = (Slice(uri=uri, start=start, rows=rows),)
+            start += rows
+    return found
+
+
+def joined(slices: Iterable[Slice]) -> tuple[Slice, ...]:
+    """The same rows in the same order, neighbours of one part as one slice."""
+    found: list[Slice] = []
+    for part in slices:
+        last = found[-1] if found else None
+        if last and last.uri == part.uri and last.start + last.rows == part.start:
+            found[-1] = Slice(uri=last.uri, start=last.start, rows=last.rows + part.rows)
+        else:
+            found.append(part)
+    return tuple(found)
+
+
+def read_slices(slices: Sequence[Slice], below: float) -> list[pd.DataFrame]:
+    """The frames of slices, in order, without their last column and the rows where it reaches
+    `below`; categories read as they were written.
+    """
+
+    @lru_cache(maxsize=4)
+    def part(uri: str) -> pa.Table:
         with open_input(uri) as file:
-            frames.append(
-                pq.read_table(file, page_checksum_verification=True).to_pandas(split_blocks=True)
-            )
+            return pq.read_table(file, page_checksum_verification=True)
+
+    frames = []
+    for each in slices:
+        table = part(each.uri).slice(each.start, each.rows)
+        table = table.filter(pc.less(table.column(table.num_columns - 1), below))
+        table = table.select(range(table.num_columns - 1))
+        frames.append(table.to_pandas(split_blocks=True))
     return frames
+
+
+def present(uris: Iterable[str]) -> set[str]:
+    """Those of `uris` that exist; each of their folders is listed once."""
+    folders: dict[str, set[str]] = {}
+    for uri in uris:
+        folder, _, name = uri.rpartition("/")
+        folders.setdefault(folder, set()).add(name)
+    found: set[str] = set()
+    for folder, names in folders.items():
+        filesystem, path = url_to_fs(folder)
+        filesystem.invalidate_cache(path)
+        try:
+            listed = filesystem.ls(path, detail=False)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        there = {name.rstrip("/").rpartition("/")[2] for name in listed}
+        found |= {f"{folder}/{name}" for name in names & there}
+    return found

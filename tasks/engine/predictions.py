@@ -7,16 +7,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 from fsspec.core import url_to_fs
 from pydantic import Field
 
 from tasks.engine.dataset import Frozen, RowGroup
-from tasks.engine.fold import fold
+from tasks.engine.fold import Batch, Bundle, fold, fold_bundles
 from tasks.engine.frames import read_arrow, read_frame
 from tasks.engine.home import Home, digest_of, write_atomically
-from tasks.engine.parts import part_group, write_part
+from tasks.engine.parts import part_group, present, write_part
 from tasks.engine.rows import Plan, category_text, load, numbers_of, scoring
 from tasks.engine.scoring import MANIFEST_FILE, Scorer
 
@@ -81,29 +83,33 @@ def store_scorer(scorer: Scorer, home: Home, name: str) -> ScorerRef:
 
 @dataclass(frozen=True)
 class _Evaluated:
-    """Scores the usable rows of a batch beside their actual values."""
+    """Scores the usable rows of a bundle beside their actual values, into one part."""
 
     plan: Plan
     scorer: ScorerRef
     folder: str
 
-    def __call__(self, batch: tuple[RowGroup, ...]) -> Predictions:
+    def __call__(self, bundle: Bundle) -> Predictions:
+        found = [self._scored(batch) for batch in bundle]
+        columns = {name: np.concatenate([each[name] for each in found]) for name in found[0]}
+        by = {
+            name: pd.Categorical(values)
+            for name, values in columns.items()
+            if name.startswith("by:")
+        }
+        return _written(self.folder, bundle[0], pd.DataFrame({**columns, **by}))
+
+    def _scored(self, batch: Batch) -> dict[str, npt.NDArray[Any]]:
         rows = load(batch, self.plan)
         with scoring(rows.path, rows.numbers):
             predicted = self.scorer.load().predict(rows.frame)
-        by = {
-            f"by:{name}": pd.Categorical(category_text(rows.frame[name])) for name in self.plan.by
+        return {
+            "actual": rows.target,
+            "predicted": predicted,
+            "side": rows.side,
+            "position": rows.position,
+            **{f"by:{name}": category_text(rows.frame[name]) for name in self.plan.by},
         }
-        frame = pd.DataFrame(
-            {
-                "actual": rows.target,
-                "predicted": predicted,
-                "side": rows.side,
-                "position": rows.position,
-                **by,
-            }
-        )
-        return _written(self.folder, batch, frame)
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,7 @@ class _Scored:
     scorer: ScorerRef
     folder: str
 
-    def __call__(self, batch: tuple[RowGroup, ...]) -> Predictions:
+    def __call__(self, batch: Batch) -> Predictions:
         raw = read_frame(batch, self.columns)
         scorer = self.scorer.load()
         with scoring(batch[0].path, numbers_of(batch)):
@@ -130,7 +136,7 @@ class _Scored:
 
 def _written(
     folder: str,
-    batch: tuple[RowGroup, ...],
+    batch: Batch,
     rows: pd.DataFrame | pa.Table,
     unseen: dict[str, int] | None = None,
 ) -> Predictions:
@@ -165,10 +171,10 @@ def predict_usable(
     category column `by:<name>` for each of the plan's `by`. Found again where they are complete.
     """
     known = home.load(Predictions, "predictions", key, "parts.json")
-    if known is not None and all(_whole(part) for part in known.parts):
+    if known is not None and len(present(part.uri for part in known.parts)) == len(known.parts):
         return known
     folder = home.path("predictions", key)
-    found = fold(client, row_groups, _Evaluated(plan, scorer, folder), _merge, on_progress)
+    found = fold_bundles(client, row_groups, _Evaluated(plan, scorer, folder), _merge, on_progress)
     home.save(found, "predictions", key, "parts.json")
     return found
 
@@ -191,8 +197,3 @@ def predict_table(
         name += "_"
     scoring = _Scored(tuple(columns), tuple(keep), name, scorer, folder)
     return fold(client, row_groups, scoring, _merge, on_progress)
-
-
-def _whole(part: Part) -> bool:
-    filesystem, path = url_to_fs(part.uri)
-    return bool(filesystem.exists(path))

@@ -5,7 +5,6 @@ reference cuts, sets unusable rows aside and digests the files, all at once.
 """
 
 from collections.abc import Callable, Sequence
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -13,17 +12,17 @@ from pydantic import Field
 
 from tasks.engine.config import Config
 from tasks.engine.dataset import Dataset, Frozen
-from tasks.engine.digests import remember
 from tasks.engine.errors import UserError
-from tasks.engine.fold import fold
 from tasks.engine.home import Home, digest_of
+from tasks.engine.parts import Slice, joined, present
+from tasks.engine.passing import take_pass
 from tasks.engine.report import SIDES, Side
 from tasks.engine.rows import LARGEST, Plan
 from tasks.engine.scaler import encoder_of
 from tasks.engine.scoring import Encoder
-from tasks.engine.summarise import Pass, PassSummary
+from tasks.engine.summarise import PassSummary
 
-FORMAT = 1
+FORMAT = 2
 SAMPLE_ROWS = 200_000
 SAMPLE_BYTES = 256 * 1024 * 1024
 LEAKAGE_CORRELATION = 0.9999
@@ -66,7 +65,8 @@ class Profile(Frozen):
     """What the pass found. `mean` is the training target's, weighted where there are weights;
     `max_weight` is the largest weight of a training row.
 
-    `sample` are the Parquet parts of the raw sampled training rows, in order.
+    `sample` is where the raw sampled training rows are, in order: those whose last column is
+    below `sample_share`, as a part that was kept may hold more.
     """
 
     dataset_digest: str
@@ -75,7 +75,8 @@ class Profile(Frozen):
     mean: float
     max_weight: float | None
     encoder: str
-    sample: tuple[str, ...]
+    sample: tuple[Slice, ...]
+    sample_share: float
     rejected: int = 0
     reasons: dict[str, int] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -115,33 +116,29 @@ def take_profile(
             column has too many categories, all weights are 0.
     """
     share = sample_share(dataset.rows, len(plan.features))
-    settings = (FORMAT, plan, config.normalize, config.data.max_rejected, share)
-    limits = (config.data.max_categories,)
+    limits = (config.data.max_rejected, config.data.max_categories)
+    settings = (FORMAT, plan, config.normalize, share, *limits)
     if dataset.digest is not None:
-        key = digest_of(dataset.digest, *settings, *limits)
-        known = home.load(Profile, "profiles", key, "profile.json")
-        if known is not None and all(_exists(uri) for uri in known.sample):
+        known = home.load(Profile, "profiles", digest_of(dataset.digest, *settings), "profile.json")
+        if known is not None and len(present(uris := _parts(known.sample))) == len(uris):
             return dataset, known
-    listed = digest_of([file.uri + file.modified for file in dataset.files], *settings)
-    this_pass = Pass(
-        plan=plan,
-        max_categories=config.data.max_categories,
-        sample_share=share,
-        sample_folder=home.path("profiles", f"sample-{listed}"),
-        rejected_folder=home.path("rejected", listed),
-        undigested=frozenset(file.uri for file in dataset.files if file.digest is None),
+    dataset, summary, rejected_folder = take_pass(
+        client, dataset, plan, config.data, home, share, on_progress
     )
-    summary = fold(client, dataset.row_groups(), this_pass, PassSummary.merge, on_progress)
-    dataset = dataset.with_digests(_file_digests(dataset, summary.digests))
-    assert dataset.digest is not None
-    _check_rejected(summary, config, this_pass.rejected_folder)
-    profile = _profile(summary, plan, dataset, config)
-    remember(home, dataset)
-    home.save(profile, "profiles", digest_of(dataset.digest, *settings, *limits), "profile.json")
+    _check_rejected(summary, config, rejected_folder)
+    profile = _profile(summary, plan, dataset, config, share)
+    key = digest_of(dataset.digest, *settings)
+    home.save(profile, "profiles", key, "profile.json")
     return dataset, profile
 
 
-def _profile(summary: PassSummary, plan: Plan, dataset: Dataset, config: Config) -> Profile:
+def _parts(slices: Sequence[Slice]) -> set[str]:
+    return {part.uri for part in slices}
+
+
+def _profile(
+    summary: PassSummary, plan: Plan, dataset: Dataset, config: Config, share: float
+) -> Profile:
     target = {
         side: TargetProfile(
             rows=int(summary.target.count[i]),
@@ -165,7 +162,8 @@ def _profile(summary: PassSummary, plan: Plan, dataset: Dataset, config: Config)
         mean=summary.weighted[1],
         max_weight=summary.max_weight if plan.weight else None,
         encoder=encoder.to_json(),
-        sample=summary.sample,
+        sample=joined(summary.sample),
+        sample_share=share,
         rejected=sum(summary.reasons.values()),
         reasons=dict(summary.reasons),
         notes=_notes(columns, target, plan, summary),
@@ -318,22 +316,3 @@ def _check_sides(target: dict[Side, TargetProfile], config: Config, summary: Pas
         raise UserError(
             f"All weights of the training rows are 0 (data.weight={config.data.weight!r})."
         )
-
-
-def _file_digests(dataset: Dataset, digests: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """One digest for a file from those of its row groups, in their order, and its schema."""
-    by_file: dict[str, list[str]] = {file.uri: [] for file in dataset.files}
-    for uri, digest in digests:
-        by_file[uri].append(digest)
-    schema = [(column.name, column.arrow) for column in dataset.columns]
-    return {
-        uri: blake2b(repr((schema, parts)).encode(), digest_size=16).hexdigest()
-        for uri, parts in by_file.items()
-    }
-
-
-def _exists(uri: str) -> bool:
-    from fsspec.core import url_to_fs
-
-    filesystem, path = url_to_fs(uri)
-    return bool(filesystem.exists(path))

@@ -1,24 +1,28 @@
 """What a worker finds in one batch of row groups, and how two such findings become one."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 
-from tasks.engine.dataset import RowGroup
 from tasks.engine.errors import UserError
+from tasks.engine.fold import Batch, Bundle
 from tasks.engine.frames import content_digests
 from tasks.engine.hashing import stream, uniform
 from tasks.engine.home import digest_of
 from tasks.engine.moments import Float64, Moments
-from tasks.engine.parts import write_part
+from tasks.engine.parts import Slice, write_part, write_slices
 from tasks.engine.report import SIDES
 from tasks.engine.rows import LARGEST, Plan, Rejected, Rows, load
 from tasks.engine.scoring import category_levels, numeric_values
 from tasks.engine.split import TRAIN
+
+EXAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,9 @@ class PassSummary:
     """Of some batches: vectors are in the order of the plan's numeric, or category, features.
 
     `beside` are the target's moments over the rows where each numeric feature is there, and
-    `with_target` its co-moment with the target over the same rows.
+    `with_target` its co-moment with the target over the same rows. `sample` is where the sampled
+    training rows are, `aside` the parts with the rows that were set aside, `digests` those of the
+    row groups where they were asked for.
     """
 
     seen: int
@@ -38,55 +44,89 @@ class PassSummary:
     target: Moments
     weighted: tuple[float, float]
     max_weight: float
-    sample: tuple[str, ...]
+    sample: tuple[Slice, ...]
     reasons: Counter[str]
     examples: tuple[str, ...]
-    digests: tuple[tuple[str, str], ...]
+    aside: tuple[str, ...]
+    digests: tuple[str, ...]
 
-    def merge(self, other: "PassSummary") -> "PassSummary":
-        weight, mean = self.weighted
-        more, other_mean = other.weighted
-        both = weight + more
-        numbers = self.numbers.merge(other.numbers)
-        share = np.divide(
-            self.numbers.count * other.numbers.count,
-            numbers.count,
-            out=np.zeros_like(numbers.count),
-            where=numbers.count > 0,
-        )
-        shift = (other.numbers.mean - self.numbers.mean) * (other.beside.mean - self.beside.mean)
-        return PassSummary(
-            seen=self.seen + other.seen,
-            missing=self.missing + other.missing,
-            numbers=numbers,
-            beside=self.beside.merge(other.beside),
-            with_target=self.with_target + other.with_target + shift * share,
-            categories=tuple(a + b for a, b in zip(self.categories, other.categories, strict=True)),
-            target=self.target.merge(other.target),
-            weighted=(both, mean + (other_mean - mean) * (more / both) if both else 0.0),
-            max_weight=max(self.max_weight, other.max_weight),
-            sample=self.sample + other.sample,
-            reasons=self.reasons + other.reasons,
-            examples=(self.examples + other.examples)[:3],
-            digests=self.digests + other.digests,
-        )
+
+def merged(summaries: Sequence[PassSummary]) -> PassSummary:
+    """Of all their rows, merged from left to right: of batches to a file, of files to a table."""
+    first, *others = summaries
+    numbers, beside, target = first.numbers, first.beside, first.target
+    with_target, weighted = first.with_target, first.weighted
+    for other in others:
+        shift = (other.numbers.mean - numbers.mean) * (other.beside.mean - beside.mean)
+        both = numbers.count + other.numbers.count
+        products = numbers.count * other.numbers.count
+        share = np.divide(products, both, out=np.zeros_like(both), where=both > 0)
+        with_target = with_target + other.with_target + shift * share
+        numbers = numbers.merge(other.numbers)
+        beside = beside.merge(other.beside)
+        target = target.merge(other.target)
+        weighted = _mean_of_both(weighted, other.weighted)
+    return PassSummary(
+        seen=sum(summary.seen for summary in summaries),
+        missing=np.sum([summary.missing for summary in summaries], axis=0),
+        numbers=numbers,
+        beside=beside,
+        with_target=with_target,
+        categories=tuple(
+            _counted([summary.categories[i] for summary in summaries])
+            for i in range(len(first.categories))
+        ),
+        target=target,
+        weighted=weighted,
+        max_weight=max(summary.max_weight for summary in summaries),
+        sample=tuple(part for summary in summaries for part in summary.sample),
+        reasons=_counted([summary.reasons for summary in summaries]),
+        examples=tuple(text for summary in summaries for text in summary.examples)[:EXAMPLES],
+        aside=tuple(uri for summary in summaries for uri in summary.aside),
+        digests=tuple(digest for summary in summaries for digest in summary.digests),
+    )
+
+
+def _mean_of_both(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
+    """Weights and weighted means of two sets of rows, together."""
+    both = one[0] + other[0]
+    return both, one[1] + (other[1] - one[1]) * (other[0] / both) if both else 0.0
+
+
+def _counted(counters: Sequence[Counter[str]]) -> Counter[str]:
+    together: Counter[str] = Counter()
+    for counter in counters:
+        together.update(counter)
+    return together
 
 
 @dataclass(frozen=True)
 class Pass:
-    """What a worker needs to know for the pass; called with a batch it gives its summary."""
+    """What a worker needs to know for the pass; of a bundle it gives each batch's summary.
+
+    Rejected rows go to `rejected_folder` (a part for each batch that has any), sampled ones to
+    `sample_folder`: raw features, then the number in [0, 1) by which they were drawn.
+    """
 
     plan: Plan
     max_categories: int
     sample_share: float
     sample_folder: str
     rejected_folder: str
-    undigested: frozenset[str]
 
-    def __call__(self, batch: tuple[RowGroup, ...]) -> PassSummary:
+    def __call__(self, bundle: Bundle, undigested: frozenset[str]) -> list[PassSummary]:
+        """The content digests of the files `undigested` (by URI) are taken on the way."""
+        read = [self._read(batch, batch[0].uri in undigested) for batch in bundle]
+        slices = write_slices(self.sample_folder, [sample for _, sample in read])
+        return [
+            PassSummary(**{**vars(summary), "sample": sample})
+            for (summary, _), sample in zip(read, slices, strict=True)
+        ]
+
+    def _read(self, batch: Batch, is_undigested: bool) -> tuple[PassSummary, pa.Table]:
+        """The summary and the sample, which is written with that of other batches."""
         rows = load(batch, self.plan)
         train = rows.side == TRAIN
-        name = f"{digest_of(batch[0].path)}-{batch[0].index:06d}.parquet"
         numbers, targets, missing = [], [], []
         categories = []
         target = rows.target[train]
@@ -94,7 +134,7 @@ class Pass:
             series = rows.frame[feature.name]
             if feature.kind == "category":
                 counted, absent = _category_counts(series, train)
-                _check_categories(feature.name, counted, self.max_categories)
+                check_categories(feature.name, counted, self.max_categories)
                 categories.append(counted)
                 missing.append(absent)
                 continue
@@ -108,49 +148,61 @@ class Pass:
         total = float(weight.sum())
         rejected = rows.rejected
         moments, beside = Moments.of(numbers), Moments.of(targets)
-        return PassSummary(
+        found = PassSummary(
             seen=len(rows.target) + (len(rejected.reasons) if rejected else 0),
             missing=np.array(missing, dtype=np.float64),
             numbers=moments,
             beside=beside,
-            with_target=np.array(
-                [
-                    float(np.dot(values - mean, beside_values - beside_mean))
-                    for values, mean, beside_values, beside_mean in zip(
-                        numbers, moments.mean, targets, beside.mean, strict=True
-                    )
-                ],
-                dtype=np.float64,
-            ),
+            with_target=_co_moments(numbers, moments, targets, beside),
             categories=tuple(categories),
             target=Moments.of([rows.target[rows.side == side] for side in range(len(SIDES))]),
             weighted=(total, float((weight * target).sum() / total) if total else 0.0),
             max_weight=float(weight.max(initial=0.0)),
-            sample=self._sample(rows, train, name),
+            sample=(),
             reasons=Counter(rejected.reasons if rejected else ()),
-            examples=self._set_aside(rejected, rows.path, name) if rejected else (),
-            digests=tuple(
-                (batch[0].uri, digest)
-                for digest in (content_digests(batch) if batch[0].uri in self.undigested else ())
-            ),
+            examples=_examples(rejected, rows.path, self.plan) if rejected else (),
+            aside=(self._set_aside(rejected, batch),) if rejected else (),
+            digests=tuple(content_digests(batch)) if is_undigested else (),
         )
+        return found, self._sample(rows, train)
 
-    def _sample(self, rows: Rows, train: npt.NDArray[np.bool_], name: str) -> tuple[str, ...]:
-        chosen = train & (uniform(rows.position, stream("sample", 0)) < self.sample_share)
-        if not chosen.any():
-            return ()
-        uri = f"{self.sample_folder}/{name}"
-        write_part(uri, rows.frame.loc[chosen, self.plan.names])
-        return (uri,)
+    def _sample(self, rows: Rows, train: npt.NDArray[np.bool_]) -> pa.Table:
+        drawn = uniform(rows.position, stream("sample", 0))
+        chosen = train & (drawn < self.sample_share)
+        names = self.plan.names
+        table = pa.Table.from_pandas(rows.frame.loc[chosen, names], preserve_index=False)
+        # no feature's name, whatever they are called
+        return table.append_column("_" * (1 + max(map(len, names))), pa.array(drawn[chosen]))
 
-    def _set_aside(self, rejected: Rejected, path: str, name: str) -> tuple[str, ...]:
+    def _set_aside(self, rejected: Rejected, batch: Batch) -> str:
+        path = batch[0].path
         frame = rejected.frame.assign(_file=path, _row=rejected.rows, _reason=rejected.reasons)
-        write_part(f"{self.rejected_folder}/{name}", frame)
-        return tuple(
-            f"row {rejected.rows[i]:,} of {path}: {rejected.reasons[i]} "
-            f"({_shown(rejected.frame.iloc[i], self.plan)})"
-            for i in range(min(3, len(rejected.reasons)))
-        )
+        uri = f"{self.rejected_folder}/{digest_of(path)}-{batch[0].index:06d}.parquet"
+        write_part(uri, frame)
+        return uri
+
+
+def _co_moments(
+    numbers: list[Float64], moments: Moments, targets: list[Float64], beside: Moments
+) -> Float64:
+    """Sums of (value - mean) * (target - mean of the targets beside) for each numeric feature."""
+    return np.array(
+        [
+            float(np.dot(values - mean, beside_values - beside_mean))
+            for values, mean, beside_values, beside_mean in zip(
+                numbers, moments.mean, targets, beside.mean, strict=True
+            )
+        ],
+        dtype=np.float64,
+    )
+
+
+def _examples(rejected: Rejected, path: str, plan: Plan) -> tuple[str, ...]:
+    return tuple(
+        f"row {rejected.rows[i]:,} of {path}: {rejected.reasons[i]} "
+        f"({_shown(rejected.frame.iloc[i], plan)})"
+        for i in range(min(EXAMPLES, len(rejected.reasons)))
+    )
 
 
 def _category_counts(series: pd.Series, train: npt.NDArray[np.bool_]) -> tuple[Counter[str], int]:
@@ -164,7 +216,8 @@ def _category_counts(series: pd.Series, train: npt.NDArray[np.bool_]) -> tuple[C
     return counted, int((codes < 0).sum())
 
 
-def _check_categories(name: str, counts: Counter[str], limit: int) -> None:
+def check_categories(name: str, counts: Counter[str], limit: int) -> None:
+    """Raises UserError for a column of more than `limit` categories."""
     if len(counts) > limit:
         raise UserError(
             f"The column {name!r} has more than {limit:,} categories (data.max_categories). Leave "

@@ -107,7 +107,7 @@ def trained(table: Seen) -> Scorer:
     segment = boost_segment(
         spec,
         _Batches(table.plan, table.profile.encoder)(table.dataset.row_groups()),
-        _Sample(table.profile.sample, table.profile.encoder)(),
+        _Sample(table.profile.sample, table.profile.sample_share, table.profile.encoder)(),
         None,
         group=None,
         save=lambda checkpoint: None,

@@ -1,5 +1,6 @@
 """Parquet in place: footers, schemas of several files, notes."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 
 from tasks.engine.config import DataConfig
 from tasks.engine.dataset import Dataset
+from tasks.engine.home import Home
 from tasks.engine.parquet import inspect
 from tasks.engine.sources import resolve
+from tests.engine.tables import ingested, refusal
 
 
 def write(folder: Path, row_group_size: int = 100, **tables: dict[str, Any]) -> Path:
@@ -135,3 +138,53 @@ def test_remembered_digests_are_asked_by_uri_size_and_time(tmp_path: Path) -> No
     status = (folder / "a.parquet").stat()
     assert asked[0] == (str(folder / "a.parquet"), status.st_size, str(status.st_mtime_ns))
     assert [file.digest for file in dataset.files] == ["d1", None]
+
+
+def test_footers_are_read_of_new_and_changed_files_only(tmp_path: Path) -> None:
+    home = Home(str(tmp_path / "home"))
+    folder = write(tmp_path / "d", a={"x": [2**60]}, b={"x": [2]}, c={"x": [3]})
+    first = ingested(folder, home)
+    for name in "abc":  # whoever opens one of these fails
+        spoil(folder / f"{name}.parquet")
+    assert ingested(folder, home) == first
+    write(folder, d={"x": [4, 5]})
+    grown = ingested(folder, home)
+    assert grown.files[:3] == first.files
+    assert grown.files[3].row_groups == (2,)
+    assert grown.notes == first.notes != ()
+    os.utime(folder / "b.parquet")
+    assert refusal(folder, home).startswith(f"{folder}/b.parquet is not a Parquet file")
+    assert refusal(folder, home, verify=True).startswith(f"{folder}/a.parquet is not a Parquet")
+
+
+def test_damaged_footers_of_an_earlier_run_are_read_again(tmp_path: Path) -> None:
+    home = Home(str(tmp_path / "home"))
+    folder = write(tmp_path / "d", a={"x": [1, 2, 3]})
+    first = ingested(folder, home)
+    (kept,) = (tmp_path / "home" / "footers").iterdir()
+    kept.write_bytes(kept.read_bytes().replace(b"[3]", b"[4]"))
+    assert ingested(folder, home) == first
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_no_longer_be_read_is_told_of(tmp_path: Path) -> None:
+    home = Home(str(tmp_path / "home"))
+    folder = write(tmp_path / "d", a={"x": [1, 2, 3]})
+    ingested(folder, home)
+    (folder / "a.parquet").chmod(0)
+    assert refusal(folder, home) == f"{folder}/a.parquet can't be read: permission denied."
+
+
+def test_of_many_damaged_files_the_first_is_named(tmp_path: Path) -> None:
+    tables: dict[str, Any] = {f"f{i:03d}": {"x": [i]} for i in range(100)}
+    folder = write(tmp_path / "d", **tables)
+    for name in ("f020", "f070", "f099"):
+        spoil(folder / f"{name}.parquet")
+    assert refusal(folder, Home(str(tmp_path / "home"))).startswith(f"{folder}/f020.parquet is not")
+
+
+def spoil(file: Path) -> None:
+    """Bytes of no Parquet file under the same size and time of change."""
+    status = file.stat()
+    file.write_bytes(b"\0" * status.st_size)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))

@@ -249,6 +249,7 @@ def test_a_check_says_what_a_run_would_do() -> None:
         max_weight=None,
         encoder="",
         sample=(),
+        sample_share=1.0,
         rejected=3,
         reasons={"price > 0": 3},
     )
