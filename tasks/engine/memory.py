@@ -257,8 +257,11 @@ def place_of(share: Share, need: Need, tell: Callable[[str], None]) -> Iterator[
             room.check_page(need, shutil.disk_usage(folder).free)
 
         pages = Pages(Path(folder), room.page_rows(need), check)
+        # after a loss the estimate is known to be too low
+        after_loss = share.options.after_loss
+        batches = 0 if after_loss else room.cache(held + need.batch + need.state)
         try:
-            yield Place(pages, room.cache(held + need.batch + need.state))
+            yield Place(pages, batches)
         except BaseException as error:
             # whose traceback holds the matrices: XGBoost complains where pages went before them
             clear_frames(error.__traceback__)

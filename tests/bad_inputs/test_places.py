@@ -247,7 +247,7 @@ def files_of_10_kb() -> Iterator[None]:
 
 @pytest.mark.parametrize(
     ("make", "place"),
-    [(csv, "converted"), (parquet, "profiles/sample-#/#-000000.parquet")],
+    [(csv, "converted"), (parquet, "profiles/files-#/#.parquet")],
     ids=["conversion", "profile"],
 )
 def test_no_space(

@@ -99,6 +99,19 @@ def test_only_what_is_new_is_read_and_the_profile_is_that_of_one_go(
     assert_same(found, profile_of(folder, tmp_path / "another"))
 
 
+def test_what_is_kept_of_a_files_earlier_content_is_not_taken(
+    tmp_path: Path, read: list[str]
+) -> None:
+    folder = write(tmp_path / "data", FILES)
+    profile_of(folder, tmp_path / "home")
+    changed(folder, "rewritten")
+    profile_of(folder, tmp_path / "home", exclude=["small"])  # so that its digest is known
+    read.clear()
+    found = profile_of(folder, tmp_path / "home")
+    assert read == ["c.parquet"]
+    assert_same(found, profile_of(folder, tmp_path / "another"))
+
+
 def test_a_table_that_grows_file_by_file_on_a_cluster(tmp_path: Path, dask_client: Any) -> None:
     folder = tmp_path / "data"
     for name in ["e", "b", "a", "f", "c", "d"]:
