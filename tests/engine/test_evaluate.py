@@ -174,7 +174,7 @@ def test_order_and_batches_do_not_matter(
     order = np.random.default_rng(0).permutation(ROWS)
     shuffled = write_parts(tmp_path / "shuffled", rows.iloc[order], [500, 20_000])
     assert report_of(rows, shuffled[::-1]).model_dump_json() == expected
-    monkeypatch.setattr(folding, "batches", lambda groups: [(group,) for group in groups])
+    monkeypatch.setattr(folding, "batches", lambda groups, rows: [(group,) for group in groups])
     assert report_of(rows, groups).model_dump_json() == expected
 
 
