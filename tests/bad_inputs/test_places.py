@@ -261,7 +261,8 @@ def test_no_space(
         "some, or set BOOSTLINE_HOME to a folder on a larger disk."
     )
     left = [path for path in Path(home.root).rglob("*") if path.is_file()]
-    assert left == []
+    # what the footers say was kept whole, before the pass began
+    assert [path for path in left if path.parent.name != "footers"] == []
 
 
 def test_a_port_that_is_taken() -> None:
