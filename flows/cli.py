@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.options import ConfigFile, Data, Set, Target, Verbose
 from tasks.engine.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,46 +25,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-ConfigFile = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="CONFIG.toml",
-        show_default=False,
-        help="Settings of the run; `boostline init` writes such a file. Defaults without one.",
-    ),
-]
-Set = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        "-s",
-        metavar="KEY=VALUE",
-        show_default=False,
-        help="A setting, as in boost.max_depth=6; stands above the file. May be repeated.",
-    ),
-]
-Data = Annotated[
-    str | None,
-    typer.Option(
-        "--data", metavar="SOURCE", show_default=False, help="The table: short for data.source."
-    ),
-]
-Target = Annotated[
-    str | None,
-    typer.Option(
-        "--target",
-        metavar="COLUMN",
-        show_default=False,
-        help="The numeric column to predict: short for data.target.",
-    ),
-]
-Verbose = Annotated[
-    bool,
-    typer.Option(
-        "--verbose", metavar="", help="Show other libraries' log lines, and tracebacks of errors."
-    ),
-]
 
 
 def _version(wanted: bool) -> None:
@@ -269,6 +230,49 @@ def init(
     for note in written.notes:
         typer.echo(" ".join(note.split()))
     typer.echo(f"Wrote {out}. Look it over, then: boostline train {out}")
+
+
+@app.command()
+def deploy(
+    config: ConfigFile = None,
+    cron: Annotated[
+        str,
+        typer.Option(
+            "--cron", metavar="CRON", help="When: minute, hour, day, month, day of the week."
+        ),
+    ] = "0 3 * * *",
+    timezone: Annotated[
+        str, typer.Option("--timezone", metavar="ZONE", help="Whose clock, as in Europe/Berlin.")
+    ] = "UTC",
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name", metavar="NAME", show_default=False, help="Its name; the file's without one."
+        ),
+    ] = None,
+    pool: Annotated[
+        str, typer.Option("--pool", metavar="POOL", help="Work pool whose worker runs it.")
+    ] = "boostline",
+    settings: Set = None,
+    data: Data = None,
+    target: Target = None,
+    verbose: Verbose = False,
+) -> None:
+    """Put a training on a schedule, on a standing Prefect server.
+
+    The configuration becomes the parameters of a deployment; deployed again, it is brought up to
+    date. Shows when it runs next.
+    """
+    from flows.console import quiet
+    from flows.deploy import deploy as deploy_config
+    from flows.deploy import lines
+    from tasks.engine.home import Home
+
+    loaded = _load(config, settings, data, target)
+    quiet(verbose)
+    chosen = name or (Path(config).stem if config else "nightly")
+    for line in lines(deploy_config(loaded, chosen, pool, cron, timezone, Home.at())):
+        typer.echo(line)
 
 
 @app.command()

@@ -52,13 +52,19 @@ def resolve(config: DataConfig) -> Source:
         if source != DEMO:
             raise UserError(f"There is no {source!r}. The one demo is {DEMO!r}.")
         return _whole(shown, "demo", "demo", version="1")
-    if not scheme and _LOADER.fullmatch(source) and not os.path.exists(source):
+    if not scheme and not is_file_path(source):
         return _whole(shown, "loader", source)
     if scheme and _is_database(scheme[1], config):
         return _whole(shown, "sql", config.table or "query")
     if scheme and scheme[1] != "file":
         return _source(config, shown, _remote(source, shown, scheme[1]))
     return _source(config, shown, _local(re.sub(r"^file://", "", source), shown))
+
+
+def is_file_path(source: str) -> bool:
+    """Whether a source is a path on this host, from the root or not."""
+    is_loader = _LOADER.fullmatch(source) and not os.path.exists(source)
+    return not (source.startswith("demo:") or _SCHEME.match(source) or is_loader)
 
 
 def current(file: SourceFile) -> tuple[int, str]:

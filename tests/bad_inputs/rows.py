@@ -7,12 +7,11 @@ from typing import NamedTuple
 
 
 class Row(NamedTuple):
-    """An input, what becomes of it, and by which tests; `waits` says why there are none yet."""
+    """An input, what becomes of it, and by which tests."""
 
     input: str
     answer: str
     tests: tuple[str, ...]
-    waits: str = ""
 
 
 def cases(test: str, *names: str) -> tuple[str, ...]:
@@ -307,8 +306,12 @@ SETTINGS = (
     Row(
         "cron at 02:30 on the night the clocks change",
         "UTC unless a zone is given",
-        (),
-        "schedules",
+        cases(
+            "flows/test_schedule::test_the_nights_when_clocks_change",
+            *("UTC has no such night", "an hour left out", "an hour twice"),
+        )
+        + cases("flows/test_schedule::test_moved_runs_are_told", "in the hour that is left out")
+        + ("flows/test_deploy::test_deployed_and_brought_up_to_date",),
     ),
 )
 

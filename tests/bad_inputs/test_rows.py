@@ -10,7 +10,7 @@ from tests.bad_inputs.rows import ROWS, Row
 
 @pytest.mark.parametrize("row", ROWS, ids=[row.input for row in ROWS])
 def test_every_row_is_covered(row: Row) -> None:
-    assert bool(row.tests) != bool(row.waits)
+    assert row.tests
     for test in row.tests:
         named = re.fullmatch(r"(?:(\w+)/)?(\w+)::(\w+)(?:\[(.+)\])?", test)
         assert named is not None, test

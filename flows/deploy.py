@@ -1,0 +1,170 @@
+"""A deployment of the train flow from one's own configuration, on a standing Prefect server."""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flows.schedule import check_schedule, clock_changes, next_times, told
+from tasks.engine.config import Config
+from tasks.engine.errors import RunError, UserError
+from tasks.engine.home import Home
+from tasks.engine.secrets import PREFIX, referred
+from tasks.engine.sources import is_file_path
+
+ENTRYPOINT = "flows.pipeline.train_flow"
+SHOWN_TIMES = 3
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """What was deployed: `times` are the next ones it runs at, in the schedule's zone."""
+
+    name: str
+    pool: str
+    made_pool: bool
+    timezone: str
+    times: tuple[datetime, ...]
+    notes: tuple[str, ...]
+
+
+def deploy(config: Config, name: str, pool: str, cron: str, timezone: str, home: Home) -> Deployed:
+    """Makes the deployment `boostline-train/<name>`, or brings it up to date.
+
+    Raises:
+        UserError: the schedule, the name or the source can't be deployed.
+        RunError: the server does not answer, or refuses the deployment.
+    """
+    _check_source(config)
+    if not re.fullmatch(r"[^/%&<>]+", name):
+        raise UserError(f"The name {name!r} (--name) may hold none of the characters / % & < >.")
+    if not os.environ.get("PREFECT_API_URL"):
+        raise UserError(
+            "PREFECT_API_URL is not set: a schedule needs a Prefect server that stays. Start one "
+            "with `prefect server start`, then: export PREFECT_API_URL=http://127.0.0.1:4200/api"
+        )
+    check_schedule(cron, timezone)
+    _check_server(home)
+    parameters = {
+        "config": absolute(config, Path.cwd()).model_dump(mode="json", exclude_unset=True),
+        "home": home.root,
+    }
+    made = _make_pool(pool)
+    _apply(name, pool, cron, timezone, parameters)
+    now = datetime.now(UTC)
+    return Deployed(
+        name=f"boostline-train/{name}",
+        pool=pool,
+        made_pool=made,
+        timezone=timezone,
+        times=tuple(next_times(cron, timezone, SHOWN_TIMES, now)),
+        notes=tuple(told(clock_changes(cron, timezone, now), timezone)),
+    )
+
+
+def absolute(config: Config, folder: Path) -> Config:
+    """The configuration with its paths from the root: a worker stands in a folder of its own."""
+
+    def whole(path: str) -> str:
+        return os.path.normpath(folder / Path(path).expanduser())
+
+    data, cluster = config.data, config.cluster
+    if is_file_path(data.source):
+        data = data.model_copy(update={"source": whole(data.source)})
+    if database := re.fullmatch(r"(sqlite(?:\+\w+)?:///)([^/:?].*)", data.source):
+        data = data.model_copy(update={"source": f"{database[1]}{whole(database[2])}"})
+    files = {
+        key: whole(path)
+        for key in ("tls_ca", "tls_cert", "tls_key")
+        if (path := getattr(cluster, key))
+    }
+    cluster = cluster.model_copy(update=files)
+    return config.model_copy(update={"data": data, "cluster": cluster})
+
+
+def _check_source(config: Config) -> None:
+    ours = [name for name in referred(config.data.source) if name.startswith(PREFIX)]
+    if ours:
+        raise UserError(
+            f"data.source={config.data.shown!r} holds a secret, and Prefect keeps parameters in "
+            f"clear. Write {config.data.source!r} and set {', '.join(ours)} in the environment of "
+            "the worker."
+        )
+
+
+def _check_server(home: Home) -> None:
+    from infra.prefect_server import PrefectServerError, start_embedded_prefect
+
+    try:
+        with start_embedded_prefect(home.local) as server:
+            server.wait()
+    except PrefectServerError as error:
+        raise RunError(str(error)) from error
+
+
+def _make_pool(name: str) -> bool:
+    """Makes a process pool where there is none of that name; whether it did."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectNotFound
+
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_work_pool(name)
+        except ObjectNotFound:
+            client.create_work_pool(WorkPoolCreate(name=name, type="process"))
+            return True
+    return False
+
+
+def _apply(name: str, pool: str, cron: str, timezone: str, parameters: dict[str, Any]) -> None:
+    from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+    from prefect.client.schemas.schedules import CronSchedule
+    from prefect.deployments.runner import DeploymentApplyError, RunnerDeployment
+    from prefect.flows import EntrypointType
+
+    from flows.pipeline import train_flow
+    from flows.states import HEARTBEAT_SECONDS, WATCHED, watch_silent_runs
+
+    os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", str(HEARTBEAT_SECONDS))
+    deployment = RunnerDeployment.from_flow(
+        train_flow,
+        name=name,
+        schedules=[CronSchedule(cron=cron, timezone=timezone)],
+        parameters=parameters,
+        # the second of two at once would only wait for the first one's workers
+        concurrency_limit=ConcurrencyLimitConfig(
+            limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW
+        ),
+        tags=["boostline", WATCHED],
+        work_pool_name=pool,
+        job_variables={"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS)}},
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
+    watch_silent_runs()
+    try:
+        deployment.apply()
+    except DeploymentApplyError as error:
+        raise RunError(f"Prefect refuses the deployment {name!r}: {error}") from error
+
+
+def lines(deployed: Deployed) -> Sequence[str]:
+    """What to show of a deployment, a line each."""
+    zone = deployed.timezone
+    shown = [f"Deployed {deployed.name}; runs go to the work pool {deployed.pool!r}."]
+    if deployed.made_pool:
+        shown.append(f"Made the work pool {deployed.pool!r} (process): there was none.")
+    shown += ["", f"{'It runs next at':<18}{zone:<26}UTC"]
+    for number, time in enumerate(deployed.times, 1):
+        local = f"{time:%a %Y-%m-%d %H:%M}"
+        shown.append(f"{number:>15}   {local:<26}{time.astimezone(UTC):%a %Y-%m-%d %H:%M}")
+    shown += [f"! {note}" for note in deployed.notes]
+    shown += [
+        "",
+        f"A worker runs it:  prefect worker start --pool {deployed.pool}",
+        f"Run it now:        prefect deployment run '{deployed.name}'",
+    ]
+    return shown
