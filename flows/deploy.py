@@ -124,7 +124,7 @@ def _apply(name: str, pool: str, cron: str, timezone: str, parameters: dict[str,
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
     from prefect.client.schemas.schedules import CronSchedule
     from prefect.deployments.runner import DeploymentApplyError, RunnerDeployment
-    from prefect.flows import EntrypointType
+    from prefect.types.entrypoint import EntrypointType
 
     from flows.pipeline import train_flow
     from flows.states import HEARTBEAT_SECONDS, WATCHED, watch_silent_runs
