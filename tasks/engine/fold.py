@@ -17,7 +17,10 @@ Batch = tuple[RowGroup, ...]
 Bundle = tuple[Batch, ...]
 
 BATCH_ROWS = 131_072
-BUNDLE_BATCHES = 256  # of small files: about a second's work
+# Of small files, about a second's work: more of them in one call would leave workers idle, and a
+# lost one would cost more.
+BUNDLE_ROWS = 8_192
+BUNDLE_BATCHES = 256
 BATCH_VALUES = 4 << 20
 
 
@@ -42,12 +45,12 @@ def batches(row_groups: Sequence[RowGroup], rows: int = BATCH_ROWS) -> list[Batc
 
 
 def bundles(row_groups: Sequence[RowGroup], rows: int = BATCH_ROWS) -> list[Bundle]:
-    """Neighbouring batches, up to about `rows` rows together: small files share a call."""
+    """Neighbouring batches, up to BUNDLE_ROWS rows together: small files share a call."""
     cut: list[list[Batch]] = []
     size = 0
     for batch in batches(row_groups, rows):
         more = sum(group.rows for group in batch)
-        if cut and size + more <= rows and len(cut[-1]) < BUNDLE_BATCHES:
+        if cut and size + more <= BUNDLE_ROWS and len(cut[-1]) < BUNDLE_BATCHES:
             cut[-1].append(batch)
             size += more
         else:

@@ -261,7 +261,7 @@ def test_small_files_share_bundles_and_large_ones_do_not() -> None:
     small = [_group(f"{i}", 0, 10) for i in range(2 * BUNDLE_BATCHES + 1)]
     large = [_group("large", i, 100_000) for i in range(3)]
     cut = bundles([*small, *large])
-    assert [len(bundle) for bundle in cut] == [BUNDLE_BATCHES, BUNDLE_BATCHES, 2, 1, 1]
+    assert [len(bundle) for bundle in cut] == [BUNDLE_BATCHES, BUNDLE_BATCHES, 1, 1, 1, 1]
     groups = [group for bundle in cut for batch in bundle for group in batch]
     assert groups == [*small, *large]
 

@@ -42,7 +42,7 @@ class Moment:
 
 
 INGEST = Moment("ingest", "converted/*/record.json", 3)
-PROFILE = Moment("profile", "profiles/sample-*/*.parquet", 3)
+PROFILE = Moment("profile", "profiles/files-*/*.parquet", 3)
 FORMING = Moment("train, group forming", "profiles/*/profile.json", wait_s=0.2)
 FIRST = Moment("train, before a checkpoint", "profiles/*/profile.json", wait_s=0.8)
 BETWEEN = Moment("train, between checkpoints", f"checkpoints/*/round-{3 * EVERY:06d}.json")
@@ -182,7 +182,7 @@ def finished(home: Path) -> dict[str, tuple[int, int]]:
 
 def pieces(home: Path) -> set[str]:
     """Names of what is done, the parts of a pass included."""
-    parts = [*home.glob("profiles/sample-*/*.parquet"), *home.glob("predictions/*/*.parquet")]
+    parts = [*home.glob("profiles/files-*/*.parquet"), *home.glob("predictions/*/*.parquet")]
     return {*finished(home), *(str(part.relative_to(home)) for part in parts)}
 
 
