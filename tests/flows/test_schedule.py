@@ -1,5 +1,6 @@
 """When schedules run, on the nights when clocks change too."""
 
+import sys
 from datetime import UTC, datetime
 
 import pytest
@@ -8,15 +9,22 @@ from flows.schedule import check_schedule, clock_changes, next_times, told
 from tasks.engine.errors import UserError
 
 SPRING, AUTUMN = datetime(2027, 3, 27, 12, tzinfo=UTC), datetime(2027, 10, 30, 12, tzinfo=UTC)
+# What Prefect makes of a time that does not exist: below Python 3.13, where it reckons with another
+# library, it is an hour early, from there on an hour late.
+LEFT_OUT_UTC, LEFT_OUT_BERLIN = (
+    ("00:30", "01:30") if sys.version_info < (3, 13) else ("01:30", "03:30")
+)
 
 
 @pytest.mark.parametrize(
     ("zone", "start", "expected"),
     [
         pytest.param("UTC", SPRING, ["03-28 02:30", "03-29 02:30"], id="UTC has no such night"),
-        # what Prefect does with a time that does not exist: an hour early
         pytest.param(
-            "Europe/Berlin", SPRING, ["03-28 00:30", "03-29 00:30"], id="an hour left out"
+            "Europe/Berlin",
+            SPRING,
+            [f"03-28 {LEFT_OUT_UTC}", "03-29 00:30"],
+            id="an hour left out",
         ),
         pytest.param("Europe/Berlin", AUTUMN, ["10-31 00:30", "11-01 01:30"], id="an hour twice"),
     ],
@@ -34,8 +42,8 @@ def test_the_nights_when_clocks_change(zone: str, start: datetime, expected: lis
             "30 2 * * *",
             "Europe/Berlin",
             [
-                "Clocks change in Europe/Berlin on 2027-03-28: the run at 02:30 starts at 01:30 "
-                "instead. Another hour, or --timezone UTC, has no such night."
+                "Clocks change in Europe/Berlin on 2027-03-28: the run at 02:30 starts at "
+                f"{LEFT_OUT_BERLIN} instead. Another hour, or --timezone UTC, has no such night."
             ],
             id="in the hour that is left out",
         ),
