@@ -25,6 +25,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """How many processes share the tests: all of them by two, which mostly wait for others.
+
+    What is chosen by name or mark runs in this one, where a debugger and `-s` reach it, and where
+    a measurement or a GPU is not shared.
+    """
+    everything = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    return 2 if everything and config.option.markexpr == "not long" else 0
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of housing.csv and diamonds.csv."""
