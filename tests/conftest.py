@@ -215,8 +215,12 @@ def boostline_beside(prefect_server: Any, mlflow_store: Path) -> Callable[[Path]
 
 
 @pytest.fixture
-def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
-    server = MlflowServer(tmp_path_factory.mktemp("mlflow-server"))
+def mlflow_server(
+    mlflow_store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MlflowServer]:
+    folder = tmp_path_factory.mktemp("mlflow-server")
+    shutil.copytree(mlflow_store, folder, dirs_exist_ok=True)
+    server = MlflowServer(folder)
     server.start()
     try:
         server.wait()
