@@ -1,6 +1,7 @@
 """Crafted names: nothing is written or read outside of a run's own places."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from infra.mlflow_store import artifact_root, open_experiment, prepare_mlflow
+from infra.mlflow_store import artifact_root, open_experiment
 from tasks.engine.errors import UserError
 from tasks.engine.home import Home
 from tasks.engine.settings import load_config
@@ -43,13 +44,10 @@ def test_a_model_is_a_name_that_mlflow_takes(name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(mlflow_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with MLflow's store in it."""
     folder = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        prepare_mlflow(folder)
-    return folder
+    return Path(shutil.copytree(mlflow_store, folder, dirs_exist_ok=True))
 
 
 @pytest.mark.slow
