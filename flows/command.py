@@ -27,6 +27,7 @@ def main() -> NoReturn:
 
 
 def _exit_code() -> int:
+    from infra.start_limit import StartLimitError
     from tasks.engine.errors import RunError, UserError
 
     try:
@@ -39,7 +40,7 @@ def _exit_code() -> int:
     except KeyboardInterrupt:
         _say(INTERRUPTED)
         return 130
-    except UserError as error:
+    except (UserError, StartLimitError) as error:
         _say(str(error))
         return 2
     except RunError as error:

@@ -65,26 +65,55 @@ def cluster_of(
         raise RunError(str(error)) from error
 
 
+def store_of(home: Home) -> str:
+    """MLflow's tracking URI, with the embedded store ready where it is that.
+
+    Raises:
+        RunError: the embedded store could not be made.
+    """
+    from infra.mlflow_store import MlflowStoreError, prepare_mlflow
+
+    try:
+        return prepare_mlflow(home.local)
+    except MlflowStoreError as error:
+        raise RunError(str(error)) from error
+
+
 def tracking_of(experiment: str, home: Home) -> str:
     """MLflow's tracking URI, with its store and the experiment ready.
 
-    Raises:
-        UserError: MLflow does not let this user in.
-        RunError: the embedded store could not be made.
-    """
-    from infra.mlflow_store import MlflowStoreError, open_experiment, prepare_mlflow
+    Whether a server answers is left to who opens the run, and waits for it.
 
-    try:
-        uri = prepare_mlflow(home.local)
-    except MlflowStoreError as error:
-        raise RunError(str(error)) from error
+    Raises:
+        UserError: MLflow does not let this user in, or refuses the experiment.
+        RunError: the embedded store could not be made, or fails.
+    """
+    uri = store_of(home)
     from mlflow.exceptions import MlflowException
 
+    from infra.mlflow_store import open_experiment
+    from tasks.sending import is_refusal
+    from tasks.tracking import tracking_client
+
+    client, place = tracking_client(uri), without_secrets(uri)
     try:
-        open_experiment(uri, experiment, home.local)
+        found = client.get_experiment(open_experiment(client, experiment, home.local))
     except MlflowException as error:
         check_let_in(error, uri)
-        raise
+        if is_refusal(error):
+            raise UserError(
+                f"MLflow at {place} refuses the experiment {experiment!r} (track.experiment): "
+                f"{error.message}"
+            ) from None
+        if not uri.startswith("http"):
+            raise RunError(f"MLflow's store {place} fails: {error.message}") from error
+        return uri
+    if found.lifecycle_stage == "deleted":
+        raise UserError(
+            f"The experiment {experiment!r} (track.experiment) was deleted in MLflow at {place}. "
+            f"Name another, or restore it: mlflow experiments restore -x {found.experiment_id}, "
+            f"with MLFLOW_TRACKING_URI={place}."
+        )
     return uri
 
 

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from flows.places import check_let_in, cluster_of
-from infra.mlflow_store import prepare_mlflow, quiet_mlflow
+from flows.places import check_let_in, cluster_of, store_of
+from infra.mlflow_store import quiet_mlflow
 from tasks.engine.config import ClusterConfig, DataConfig
 from tasks.engine.dataset import Dataset
 from tasks.engine.errors import UserError, listing, nearest, unknown_column
@@ -102,14 +102,14 @@ def _scratch(home: Home) -> str:
 def _fetched(model: str, home: Home) -> ScorerRef:
     """The model's scorer under `home/models`, where every worker can reach it."""
     quiet_mlflow()
-    uri = prepare_mlflow(home.local)
-    from mlflow import MlflowClient
+    uri = store_of(home)
     from mlflow.exceptions import MlflowException
 
     from tasks.engine.secrets import without_secrets
     from tasks.model import fetch_scorer
+    from tasks.tracking import tracking_client
 
-    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    client = tracking_client(uri)
     folder = home.local / "models" / uuid4().hex
     folder.mkdir(parents=True)
     try:

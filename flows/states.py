@@ -44,17 +44,17 @@ def settle(home: Home) -> list[RunFolder]:
 
 
 def _fail_in_mlflow(folder: RunFolder, home: Home) -> None:
-    from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    from infra.mlflow_store import prepare_mlflow
+    from flows.places import store_of
     from tasks.engine.secrets import without_secrets
+    from tasks.tracking import tracking_client
 
-    uri = prepare_mlflow(home.local)
+    uri = store_of(home)
     if folder.entry.mlflow_run_id is None or folder.entry.tracking_uri != without_secrets(uri):
         return
     try:
-        MlflowClient(tracking_uri=uri).set_terminated(folder.entry.mlflow_run_id, "FAILED")
+        tracking_client(uri).set_terminated(folder.entry.mlflow_run_id, "FAILED")
     except (MlflowException, OSError):
         # it is told again by whoever goes on with the run, or finishes its recording
         return

@@ -58,7 +58,7 @@ def test_the_artifacts_of_an_experiment_stay_in_their_folder(home: Path) -> None
     client = MlflowClient(uri, uri)
     root = artifact_root(home)
     for name in CLIMBING:
-        experiment = client.get_experiment(open_experiment(uri, name, home))
+        experiment = client.get_experiment(open_experiment(client, name, home))
         place = Path(os.path.abspath(experiment.artifact_location.removeprefix("file://")))
         assert place.parent == root, name
 
