@@ -6,6 +6,7 @@ nothing heavy.
 
 import os
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
 INTERRUPTED = (
@@ -23,7 +24,13 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if reconfigure := getattr(stream, "reconfigure", None):
             reconfigure(errors="replace")
-    sys.exit(_exit_code())
+    code = _exit_code()
+    train = sys.modules.get("flows.train")
+    if train is not None and train.unsent.is_set():
+        with suppress(OSError):
+            sys.stdout.flush()
+        os._exit(code)  # Prefect would wait for its server at the end, for minutes
+    sys.exit(code)
 
 
 def _exit_code() -> int:

@@ -95,8 +95,9 @@ def tracking_of(experiment: str, home: Home) -> str:
     from tasks.sending import is_refusal
     from tasks.tracking import tracking_client
 
-    client, place = tracking_client(uri), without_secrets(uri)
+    place = without_secrets(uri)
     try:
+        client = tracking_client(uri)
         found = client.get_experiment(open_experiment(client, experiment, home.local))
     except MlflowException as error:
         check_let_in(error, uri)
@@ -106,7 +107,8 @@ def tracking_of(experiment: str, home: Home) -> str:
                 f"{error.message}"
             ) from None
         if not uri.startswith("http"):
-            raise RunError(f"MLflow's store {place} fails: {error.message}") from error
+            cause = str(error.message).splitlines()[0]
+            raise RunError(f"MLflow's store {place} fails: {cause}.") from error
         return uri
     if found.lifecycle_stage == "deleted":
         raise UserError(

@@ -101,6 +101,8 @@ def quiet_mlflow() -> None:
     """Keep the notes of MLflow and Alembic off the terminal; their errors still show."""
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # it prints a traceback of each error of the database, and raises it too
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def open_experiment(client: MlflowClient, name: str, home: Path) -> str:

@@ -114,6 +114,19 @@ class EmbeddedPrefect:
             time.sleep(POLL_S)
         return self.api_url
 
+    def lost(self) -> str:
+        """What to say where the server does not answer any more."""
+        kept = "What was done is kept: the same command goes on from there."
+        if self._process is None or (code := self._process.poll()) is None:
+            return (
+                f"The Prefect server at {self.api_url} (PREFECT_API_URL) does not answer any more, "
+                f"however often it is asked (PREFECT_CLIENT_MAX_RETRIES). {kept}"
+            )
+        return (
+            f"The embedded Prefect server ended with code {code} during the run. {kept} The last "
+            f"lines of {self.log_file}:\n{self._log_tail()}"
+        )
+
     def environment(self, *, verbose: bool = False) -> dict[str, str]:
         """Return the variables that a process must set before it imports Prefect.
 

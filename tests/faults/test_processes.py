@@ -4,13 +4,17 @@ import os
 import re
 import resource
 import signal
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from tasks.engine.home import Home
 from tasks.engine.summary import Summary
-from tests.conftest import Boostline
+from tasks.ledger import entries
+from tests.conftest import Boostline, clean_environment
 from tests.faults.harness import (
     BETWEEN,
     EVERY,
@@ -60,6 +64,33 @@ def test_the_flow_is_killed_in_every_step(
         run.check_not_done_again()
     same(found, undisturbed)
     assert found.resumed_from_round == ROUNDS
+
+
+def test_the_next_command_tells_of_a_run_that_died(mlflow_store: Path, tmp_path: Path) -> None:
+    """Whichever it is: on a server of our own, which was not there in between."""
+    boostline = Boostline(tmp_path, clean_environment(), mlflow_store)
+    with boostline.start("train", "--set", "boost.n_estimators=100000") as process:
+        until = time.monotonic() + 90
+        while not list(boostline.home.glob("checkpoints/*/*.json")):
+            assert process.poll() is None and time.monotonic() < until
+            time.sleep(0.05)
+        process.kill()
+        process.communicate()
+    (entry,) = entries(Home(str(boostline.home)))
+    client = mlflow_client(boostline.home)
+    assert client.get_run(entry.mlflow_run_id).info.status == "RUNNING"
+    ran = boostline("clean")
+    assert ran.returncode == 0, ran.stderr
+    assert client.get_run(entry.mlflow_run_id).info.status == "FAILED"
+    with closing(sqlite3.connect(boostline.home / "prefect" / "prefect.db")) as store:
+        states = store.execute(
+            "select flow_run.state_type, flow_run_state.message from flow_run "
+            "join flow_run_state on flow_run.state_id = flow_run_state.id"
+        ).fetchall()
+    assert states == [("CRASHED", "Its process died before the run had ended.")]
+    began = time.monotonic()
+    assert boostline("clean").stderr == ""
+    assert time.monotonic() - began < 5  # nothing is left to tell: no server starts
 
 
 def test_the_scheduler_is_killed(boostline: Boostline, table: Path, undisturbed: Summary) -> None:

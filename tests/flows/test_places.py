@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 
 from flows.places import store_of, tracking_of
-from infra.mlflow_store import open_experiment
+from infra.mlflow_store import open_experiment, quiet_mlflow
 from tasks.engine.errors import RunError, UserError
 from tasks.engine.home import Home
 
@@ -47,12 +47,17 @@ def test_an_experiment_that_mlflow_refuses(home: Home) -> None:
     )
 
 
-def test_a_store_that_lacks_a_table(home: Home) -> None:
+def test_a_store_that_lacks_a_column(home: Home, capfd: pytest.CaptureFixture[str]) -> None:
     with closing(sqlite3.connect(f"{home.root}/mlflow.db")) as store:
-        store.execute("drop table experiments")
+        store.execute("alter table experiments rename column lifecycle_stage to stage")
+    quiet_mlflow()
     with pytest.raises(RunError) as error:
         tracking_of("houses", home)
-    assert str(error.value).startswith(f"MLflow's store sqlite:///{home.root}/mlflow.db fails: ")
+    assert str(error.value) == (
+        f"MLflow's store sqlite:///{home.root}/mlflow.db fails: (sqlite3.OperationalError) no such "
+        "column: experiments.lifecycle_stage."
+    )
+    assert capfd.readouterr().err == ""
 
 
 def test_a_store_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
