@@ -1,5 +1,6 @@
 """The commands and their help. What a command needs is imported when it runs, not before."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -386,4 +387,9 @@ def _refuse_unwritable(path: str | None, option: str) -> None:
         raise UserError(
             f"{option} {path!r}: there is no folder {str(file.absolute().parent)!r}. "
             "Create it, or name another file."
+        )
+    if not os.access(file.absolute().parent, os.W_OK | os.X_OK):
+        raise UserError(
+            f"{option} {path!r}: the folder {str(file.absolute().parent)!r} can't be written. Name "
+            "another file."
         )

@@ -34,7 +34,7 @@ def main() -> NoReturn:
 
 
 def _exit_code() -> int:
-    from infra.start_limit import StartLimitError
+    from infra.start_limit import StartSettingError
     from tasks.engine.errors import RunError, UserError
 
     try:
@@ -47,7 +47,7 @@ def _exit_code() -> int:
     except KeyboardInterrupt:
         _say(INTERRUPTED)
         return 130
-    except (UserError, StartLimitError) as error:
+    except (UserError, StartSettingError) as error:
         _say(str(error))
         return 2
     except RunError as error:

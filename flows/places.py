@@ -3,13 +3,16 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks.engine.config import ClusterConfig
 from tasks.engine.errors import RunError, UserError
 from tasks.engine.home import Home
 from tasks.engine.profile import Profile
 from tasks.engine.secrets import keep_logs_clean, without_secrets
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 # what workers need in any case: loaded while the first task is still on its way
 AHEAD = ("xgboost", "pandas", "pyarrow.parquet", "tasks.engine.profile")
@@ -93,11 +96,10 @@ def tracking_of(experiment: str, home: Home) -> str:
 
     from infra.mlflow_store import open_experiment
     from tasks.sending import is_refusal
-    from tasks.tracking import tracking_client
 
     place = without_secrets(uri)
     try:
-        client = tracking_client(uri)
+        client = client_of(uri)
         found = client.get_experiment(open_experiment(client, experiment, home.local))
     except MlflowException as error:
         check_let_in(error, uri)
@@ -117,6 +119,26 @@ def tracking_of(experiment: str, home: Home) -> str:
             f"with MLFLOW_TRACKING_URI={place}."
         )
     return uri
+
+
+def client_of(uri: str) -> "MlflowClient":
+    """A client of the store that the URI names.
+
+    Raises:
+        UserError: MLflow has no such kind of store.
+    """
+    from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
+
+    from tasks.tracking import tracking_client
+
+    try:
+        return tracking_client(uri)
+    except UnsupportedModelRegistryStoreURIException:
+        raise UserError(
+            f"MLFLOW_TRACKING_URI={without_secrets(uri)!r} is no store that MLflow knows. Write it "
+            "as in http://127.0.0.1:5000 or sqlite:////home/me/mlflow.db, or unset it to use the "
+            "embedded store."
+        ) from None
 
 
 def check_let_in(error: Exception, uri: str) -> None:

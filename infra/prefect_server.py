@@ -25,7 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from infra.start_limit import VARIABLE, start_limit_s
+from infra.start_limit import VARIABLE, StartSettingError, start_limit_s
 
 LOOPBACK = "127.0.0.1"
 POLL_S = 0.05
@@ -91,6 +91,7 @@ class EmbeddedPrefect:
         Raises:
             PrefectServerError: the process ended, with the last lines of its log; or nothing
                 answered within the limit.
+            StartSettingError: `PREFECT_API_URL` is no URL.
         """
         if self._process is None:
             _wait_for_configured(self.api_url, self._limit_s)
@@ -250,7 +251,9 @@ def start_embedded_prefect(home: Path, *, ui: bool = True) -> EmbeddedPrefect:
 
 def _server_environment(folder: Path, api_url: str, *, ui: bool) -> dict[str, str]:
     """Return the server's environment: ours alone decides, not the caller's PREFECT_ variables."""
-    variables = {k: v for k, v in os.environ.items() if not k.upper().startswith("PREFECT_")}
+    kept = [name for name in list(os.environ) if not name.upper().startswith("PREFECT_")]
+    # other threads take variables of their own away meanwhile
+    variables = {name: value for name in kept if (value := os.environ.get(name)) is not None}
     variables |= {
         "PREFECT_HOME": str(folder),
         "PREFECT_PROFILES_PATH": str(folder / "profiles.toml"),
@@ -350,7 +353,10 @@ def _wait_for_configured(api_url: str, limit_s: float) -> None:
         except (urllib.error.HTTPError, ssl.SSLError):
             return  # somebody answers; credentials and certificates are Prefect's to judge
         except ValueError as error:
-            raise PrefectServerError(f"PREFECT_API_URL={api_url!r} is not a URL.") from error
+            raise StartSettingError(
+                f"PREFECT_API_URL={api_url!r} is not a URL. Write it as in "
+                "http://127.0.0.1:4200/api, or unset it to use the embedded server."
+            ) from error
         except OSError as error:
             if isinstance(getattr(error, "reason", None), ssl.SSLError):
                 return

@@ -8,15 +8,15 @@ VARIABLE = "BOOSTLINE_START_TIMEOUT"
 DEFAULT_S = 600.0
 
 
-class StartLimitError(ValueError):
-    """The variable is set to what is no number of seconds."""
+class StartSettingError(ValueError):
+    """A variable that says how services start is wrong."""
 
 
 def start_limit_s(default: float = DEFAULT_S) -> float:
     """Seconds, from the variable where it is set.
 
     Raises:
-        StartLimitError: it is no finite number above 0.
+        StartSettingError: it is no finite number above 0.
     """
     text = os.environ.get(VARIABLE)
     if not text:
@@ -26,7 +26,7 @@ def start_limit_s(default: float = DEFAULT_S) -> float:
     except ValueError:
         seconds = math.nan
     if not 0 < seconds < math.inf:
-        raise StartLimitError(
+        raise StartSettingError(
             f"{VARIABLE}={text!r} is no number of seconds above 0. Unset it, or write it as in 600."
         )
     return seconds

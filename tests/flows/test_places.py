@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from flows.places import store_of, tracking_of
+from flows.places import client_of, store_of, tracking_of
 from infra.mlflow_store import open_experiment, quiet_mlflow
 from tasks.engine.errors import RunError, UserError
 from tasks.engine.home import Home
@@ -65,6 +65,16 @@ def test_a_store_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "mlflow.db").write_bytes(b"this is no database" * 100)
     with pytest.raises(RunError, match=r"mlflow\.db cannot be read: file is not a database\."):
         store_of(Home(str(tmp_path)))
+
+
+def test_a_uri_that_names_no_store() -> None:
+    with pytest.raises(UserError) as error:
+        client_of("floppy://me:geheim@drive")
+    assert str(error.value) == (
+        "MLFLOW_TRACKING_URI='floppy://***@drive' is no store that MLflow knows. Write it as in "
+        "http://127.0.0.1:5000 or sqlite:////home/me/mlflow.db, or unset it to use the embedded "
+        "store."
+    )
 
 
 def test_a_server_that_does_not_answer_is_left_to_who_waits_for_it(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from infra.start_limit import DEFAULT_S, StartLimitError, start_limit_s
+from infra.start_limit import DEFAULT_S, StartSettingError, start_limit_s
 
 
 def test_the_default_and_what_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -15,7 +15,7 @@ def test_the_default_and_what_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("text", ["soon", "0", "-1", "nan", "inf"])
 def test_what_is_no_time_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BOOSTLINE_START_TIMEOUT", text)
-    with pytest.raises(StartLimitError) as error:
+    with pytest.raises(StartSettingError) as error:
         start_limit_s()
     assert str(error.value) == (
         f"BOOSTLINE_START_TIMEOUT={text!r} is no number of seconds above 0. Unset it, or write it "
