@@ -116,14 +116,14 @@ def test_prefect_is_away_for_a_while(
 def test_prefects_server_dies(mlflow_store: Path, tmp_path: Path) -> None:
     """Our own one: it is said soon, and the same command goes on."""
     boostline = Boostline(tmp_path, clean_environment(), mlflow_store)
-    words = ["--set", "boost.n_estimators=2000", "--set", "boost.max_depth=6"]
+    words = ["--set", "boost.n_estimators=400", "--set", "boost.max_depth=6"]
     retries = {"PREFECT_CLIENT_MAX_RETRIES": "1"}
     with boostline.start("train", *words, **retries) as process:
         wait_for_checkpoint(boostline, process, 20)
         for child in psutil.Process(process.pid).children():
             if any(word.endswith("prefect_child.py") for word in child.cmdline()):
                 child.kill()
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=150)
     assert process.returncode == 1, err
     log = boostline.home / "prefect" / "server.log"
     assert err.endswith(
