@@ -1,6 +1,7 @@
 """Crafted names: nothing is written or read outside of a run's own places."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +83,13 @@ def _around(folder: Path) -> set[Path]:
 
 
 @pytest.mark.slow
-def test_a_run_with_crafted_names_writes_in_its_home_alone(boostline: Boostline) -> None:
+def test_a_run_with_crafted_names_writes_in_its_home_alone(
+    boostline_beside: Callable[[Path], Boostline], tmp_path: Path
+) -> None:
+    # so deep that nobody else writes where the names would climb to
+    folder = tmp_path / "one" / "two"
+    folder.mkdir(parents=True)
+    boostline = boostline_beside(folder)
     draw = np.random.default_rng(0)
     columns = ["../../feature", "/etc/feature", "by/../../x", "..", "target/../../y"]
     frame = pd.DataFrame(draw.normal(size=(400, 5)), columns=columns)
