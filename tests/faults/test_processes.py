@@ -77,11 +77,11 @@ def test_the_next_command_tells_of_a_run_that_died(mlflow_store: Path, tmp_path:
         process.kill()
         process.communicate()
     (entry,) = entries(Home(str(boostline.home)))
-    client = mlflow_client(boostline.home)
-    assert client.get_run(entry.mlflow_run_id).info.status == "RUNNING"
+    client, mlflow_run = mlflow_client(boostline.home), str(entry.mlflow_run_id)
+    assert client.get_run(mlflow_run).info.status == "RUNNING"
     ran = boostline("clean")
     assert ran.returncode == 0, ran.stderr
-    assert client.get_run(entry.mlflow_run_id).info.status == "FAILED"
+    assert client.get_run(mlflow_run).info.status == "FAILED"
     with closing(sqlite3.connect(boostline.home / "prefect" / "prefect.db")) as store:
         states = store.execute(
             "select flow_run.state_type, flow_run_state.message from flow_run "
