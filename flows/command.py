@@ -24,7 +24,11 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if reconfigure := getattr(stream, "reconfigure", None):
             reconfigure(errors="replace")
-    code = _exit_code()
+    try:
+        code = _exit_code()
+    except KeyboardInterrupt:  # before that could be met, or once more while it was
+        _say(INTERRUPTED)
+        code = 130
     train = sys.modules.get("flows.train")
     if train is not None and train.unsent.is_set():
         with suppress(OSError):

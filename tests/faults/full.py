@@ -22,6 +22,7 @@ from tests.conftest import Boostline, clean_environment
 from tests.faults.harness import (
     EVERY,
     MOMENTS,
+    RUN_LIMIT_S,
     Address,
     Moment,
     Run,
@@ -98,6 +99,7 @@ def strike(point: Point, boostline: Boostline, table: Path, undisturbed: Summary
         table,
         cluster__worker_ttl=TTL_S,
         cluster__replace_timeout=6,
+        cluster__start_timeout=RUN_LIMIT_S,
         cluster__external_memory="always" if point.on_disk else "auto",
     )
     outcome = Outcome()
