@@ -135,7 +135,7 @@ class Boostline:
     def home(self) -> Path:
         return self.folder / ".boostline"
 
-    def start(self, *arguments: str, **more: str) -> "subprocess.Popen[str]":
+    def command(self, *arguments: str) -> list[str]:
         # the script as pip writes it: worker processes import it once more
         script = self.folder / "bin" / "boostline"
         if not script.exists():  # another process may just be reading it
@@ -144,12 +144,15 @@ class Boostline:
                 "import sys\nfrom flows.command import main\n"
                 'if __name__ == "__main__":\n    sys.exit(main())\n'
             )
+        return [sys.executable, str(script), *arguments]
+
+    def start(self, *arguments: str, **more: str) -> "subprocess.Popen[str]":
         environment = {**self.environment, **more}
         home = Path(environment.get("BOOSTLINE_HOME", self.home))
         if self.store and not (home / "mlflow.db").exists():
             shutil.copytree(self.store, home, dirs_exist_ok=True)
         return subprocess.Popen(
-            [sys.executable, str(script), *arguments],
+            self.command(*arguments),
             cwd=self.folder,
             env=environment,
             stdout=subprocess.PIPE,

@@ -6,11 +6,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from mlflow import MlflowClient
 
 from tasks.engine.summary import Summary
-from tests.conftest import Boostline
+from tests.conftest import Boostline, clean_environment
 from tests.flows.test_train import read_flow_run, runs_of, wait_for_checkpoint
 from tests.mlflow_server import MlflowServer
 
@@ -112,3 +113,23 @@ def test_prefect_is_away_for_a_while(
     assert process.returncode == 0, err
     found = Summary.model_validate_json(summary.read_bytes())
     assert read_flow_run(prefect_server, found.flow_run_id)["state_type"] == "COMPLETED"
+
+
+def test_prefects_server_dies(mlflow_store: Path, tmp_path: Path) -> None:
+    """Our own one: it is said soon, and the same command goes on."""
+    boostline = Boostline(tmp_path, clean_environment(), mlflow_store)
+    words = ["--set", "boost.n_estimators=400", "--set", "boost.max_depth=6"]
+    retries = {"PREFECT_CLIENT_MAX_RETRIES": "1"}
+    with boostline.start("train", *words, **retries) as process:
+        wait_for_checkpoint(boostline, process, 20)
+        for child in psutil.Process(process.pid).children():
+            if any(word.endswith("prefect_child.py") for word in child.cmdline()):
+                child.kill()
+        _, err = process.communicate(timeout=150)
+    assert process.returncode == 1, err
+    log = boostline.home / "prefect" / "server.log"
+    assert err.endswith(
+        "The embedded Prefect server ended with code -9 during the run. What was done is kept: the "
+        f"same command goes on from there. The last lines of {log}:\n(empty)\n"
+    )
+    assert boostline.train(*words).resumed_from_round >= 20

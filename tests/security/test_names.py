@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,7 @@ def test_the_artifacts_of_an_experiment_stay_in_their_folder(home: Path) -> None
     client = MlflowClient(uri, uri)
     root = artifact_root(home)
     for name in CLIMBING:
-        experiment = client.get_experiment(open_experiment(uri, name, home))
+        experiment = client.get_experiment(open_experiment(client, name, home))
         place = Path(os.path.abspath(experiment.artifact_location.removeprefix("file://")))
         assert place.parent == root, name
 
@@ -80,7 +81,13 @@ def _around(folder: Path) -> set[Path]:
 
 
 @pytest.mark.slow
-def test_a_run_with_crafted_names_writes_in_its_home_alone(boostline: Boostline) -> None:
+def test_a_run_with_crafted_names_writes_in_its_home_alone(
+    boostline_beside: Callable[[Path], Boostline], tmp_path: Path
+) -> None:
+    # so deep that nobody else writes where the names would climb to
+    folder = tmp_path / "one" / "two"
+    folder.mkdir(parents=True)
+    boostline = boostline_beside(folder)
     draw = np.random.default_rng(0)
     columns = ["../../feature", "/etc/feature", "by/../../x", "..", "target/../../y"]
     frame = pd.DataFrame(draw.normal(size=(400, 5)), columns=columns)
