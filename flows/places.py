@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from tasks.engine.config import ClusterConfig
+from tasks.engine.cluster_config import ClusterConfig
 from tasks.engine.errors import RunError, UserError
 from tasks.engine.home import Home
 from tasks.engine.profile import Profile
