@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import date
 from typing import TYPE_CHECKING
 
 from infra.mlflow_store import MlflowStoreError, prepare_mlflow, quiet_mlflow
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
     from flows.pipeline import Outcome
 
 
-def run(config: Config, home: Home, verbose: bool = False) -> "Outcome":
+def run(config: Config, home: Home, day: date, verbose: bool = False) -> "Outcome":
     """The whole flow, with the embedded Prefect server where none is configured.
+
+    `day` is what dates in the source are reckoned from.
 
     Raises:
         UserError: the input is wrong.
@@ -41,16 +44,17 @@ def run(config: Config, home: Home, verbose: bool = False) -> "Outcome":
             os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")
             from prefect import tags
 
+            from flows.automations import watch_this_run
             from flows.pipeline import train_flow
-            from flows.states import settle, watch_silent_runs
+            from flows.states import settle
 
             quiet_mlflow()
             store.result()
             server.wait()
-            watched = () if server.embedded else watch_silent_runs()
+            watched = () if server.embedded else watch_this_run()
             settle(home)
             with tags(*watched), server.flow_settings(), _told_to_the_end(), _interruptible(home):
-                return train_flow(config, home.root)
+                return train_flow(config, home.root, day)
     except (PrefectServerError, MlflowStoreError) as error:
         raise RunError(str(error)) from error
 

@@ -4,35 +4,12 @@ import re
 from datetime import date, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
+from tasks.engine.dates import timezone_name
 from tasks.engine.secrets import redact
+from tasks.engine.section import Section
 from tasks.engine.tls import check_tls
-
-
-class Section(BaseModel):
-    """A section of the configuration: unknown keys are refused, values never change."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        field = cls.model_fields[info.field_name or ""]
-        if isinstance(value, bool) and field.annotation is not bool:
-            raise ValueError("it can't be true or false")
-        return value
-
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -66,7 +43,8 @@ class DataConfig(Section):
         "demo:regression",
         description="A file, folder, glob or URI (Parquet, CSV, TSV, Arrow, JSON lines; plain or "
         "gzip), a SQLAlchemy URL, `module:function` of your own, or `demo:regression`. In a URL "
-        "`${NAME}` stands for an environment variable: write passwords and tokens so.",
+        "`${NAME}` stands for an environment variable: write passwords and tokens so. `{date}` and "
+        "`{yesterday}`, or `{date:%Y/%m/%d}`, stand for the day that the run is scheduled for.",
         min_length=1,
     )
     target: str | None = Field(None, description="The numeric column to predict.")
@@ -84,6 +62,9 @@ class DataConfig(Section):
     )
     query: str | None = Field(None, description="SQL to read, where the source is a database.")
     table: str | None = Field(None, description="Table to read, where the source is a database.")
+    timezone: Annotated[str, AfterValidator(timezone_name)] = Field(
+        "UTC", description="Whose clock tells the day of `{date}`, as in Europe/Berlin."
+    )
     format: Literal["parquet", "csv", "tsv", "arrow", "json"] | None = Field(
         None, description="Format of the files, where their names do not say it."
     )
@@ -204,7 +185,7 @@ class BoostConfig(Section):
         64, description="Categories that a split considers at most.", ge=1
     )
     monotone_constraints: dict[str, Literal[-1, 0, 1]] = Field(
-        default_factory=dict, description="By feature: 1 for rising, -1 for falling predictions."
+        {}, description="By feature: 1 for rising, -1 for falling predictions."
     )
     interaction_constraints: tuple[Names, ...] = Field(
         (), description="Lists of features that may meet in one branch."
@@ -345,7 +326,7 @@ class TrackConfig(Section):
         None, description="Registers the model under this name.", pattern=r"^[^/:]+$"
     )
     run_name: str | None = Field(None, description="Name of the run; made up if unset.")
-    tags: dict[str, str] = Field(default_factory=dict, description="Tags of the run.")
+    tags: dict[str, str] = Field({}, description="Tags of the run.")
     timeout: float = Field(
         120, description="Seconds that a run waits for MLflow at its start and at its end.", gt=0
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flows.states import SILENCE_SECONDS
+from flows.automations import SILENCE_SECONDS
 from tasks.engine.home import Home
 from tasks.ledger import entries
 from tests.conftest import Boostline, clean_environment
