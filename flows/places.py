@@ -3,9 +3,10 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any
 
-from tasks.engine.config import ClusterConfig
+from tasks.engine.cluster_config import ClusterConfig
 from tasks.engine.errors import RunError, UserError
 from tasks.engine.home import Home
 from tasks.engine.profile import Profile
@@ -24,7 +25,8 @@ def cluster_of(
     `secrets` are variables that the workers need too; those of this host's inherit them.
 
     Raises:
-        UserError: TLS can't be set up, or the scheduler does not trust this host.
+        UserError: TLS can't be set up, the scheduler does not trust this host, or the kind's extra
+            is not installed.
         RunError: the cluster did not come up.
     """
     from infra.cluster import (
@@ -34,7 +36,7 @@ def cluster_of(
         send_user_folder,
         send_variables,
     )
-    from infra.cluster_plan import ClusterSettingError, TlsFiles
+    from infra.cluster_plan import Asked, ClusterSettingError, TlsFiles
 
     tls = None
     if config.tls_ca and config.tls_cert and config.tls_key:
@@ -53,10 +55,14 @@ def cluster_of(
             worker_ttl_s=config.worker_ttl,
             imports=AHEAD,
             tls=tls,
+            max_workers=config.max_workers,
+            asked=Asked(
+                **{each.name: getattr(config, each.name) or each.default for each in fields(Asked)}
+            ),
         ) as client:
             send_user_folder(client, os.getcwd())
             on_every_worker(client, keep_logs_clean)
-            if config.kind == "address":
+            if config.kind in ("address", "kubernetes"):
                 send_variables(client, secrets or {})
             yield client
     except ClusterSettingError as error:
