@@ -117,8 +117,8 @@ class Encoder:
         return [frame.iloc[:, places[name]] for name in self.names]
 
     def encode(self, frame: pd.DataFrame) -> npt.NDArray[np.float32]:
-        """Features of the rows of `frame`: float32, (rows, columns), C order; NaN where a value is
-        missing or a category unseen.
+        """Features of the rows of `frame`: float32, (rows, columns), column by column in memory;
+        NaN where a value is missing or a category unseen.
 
         Args:
             frame: raw columns; any order, further columns are ignored. NumPy, nullable, Arrow,
@@ -128,10 +128,11 @@ class Encoder:
             ValueError: a column is missing, or holds values that are not of its kind, or values
                 that are infinite in 32 bits.
         """
-        features = np.empty((len(frame), len(self.columns)), dtype=np.float32)
+        # row by row, every value of a column would touch another line of the processor's cache
+        features = np.empty((len(self.columns), len(frame)), dtype=np.float32)
         for place, series in enumerate(self.select(frame)):
-            features[:, place] = _feature(self.columns[place], series)
-        return features
+            features[place] = _feature(self.columns[place], series)
+        return features.T
 
     def unseen_counts(self, frame: pd.DataFrame) -> dict[str, int]:
         """Rows by category column whose value is there but not in the dictionary."""
