@@ -81,6 +81,7 @@ CASES: list[Any] = [
 ]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("make", "settings", "message"), CASES)
 def test_refused_soon_and_nothing_is_left_half_done(
     make: Callable[[Path], int],

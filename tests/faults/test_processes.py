@@ -29,7 +29,8 @@ from tests.faults.harness import (
 )
 from tests.flows.test_train import mlflow_client
 
-pytestmark = pytest.mark.slow
+# the first test also makes the table and the undisturbed run
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 AT_ONCE = int(os.environ.get("BOOSTLINE_TEST_AT_ONCE", "4"))
 FULL_BYTES = 235_000

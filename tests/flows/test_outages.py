@@ -15,25 +15,26 @@ from tests.conftest import Boostline, clean_environment
 from tests.flows.test_train import read_flow_run, runs_of, wait_for_checkpoint
 from tests.mlflow_server import MlflowServer
 
-pytestmark = pytest.mark.slow
+# whole trainings, servers that start anew, and limits to wait for, beside other tests
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 OUTAGE_SECONDS = float(os.environ.get("BOOSTLINE_TEST_OUTAGE", "10"))
 ROUNDS = 400
 
 
-def long_training(shared_data: Path) -> list[str]:
+def long_training(shared_data: Path, rounds: int = ROUNDS) -> list[str]:
     return [
         "--data", str(shared_data / "diamonds.csv"), "--target", "price",
-        "--set", f"boost.n_estimators={ROUNDS}", "--set", "boost.max_depth=9",
+        "--set", f"boost.n_estimators={rounds}", "--set", "boost.max_depth=9",
     ]  # fmt: skip
 
 
-def everything_is_there(client: MlflowClient, run_id: str) -> None:
+def everything_is_there(client: MlflowClient, run_id: str, rounds: int = ROUNDS) -> None:
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
     for name in ("round/train_rmse", "round/valid_rmse", "round/train_r2", "round/valid_r2"):
         steps = [metric.step for metric in client.get_metric_history(run_id, name)]
-        assert steps == list(range(1, ROUNDS + 1)), name
+        assert steps == list(range(1, rounds + 1)), name
     assert "test_r2" in run.data.metrics
     assert len(client.list_artifacts(run_id, "plots")) == 4
     assert len(run.inputs.dataset_inputs) == 1
@@ -62,7 +63,8 @@ def test_mlflow_is_away_for_good(
 ) -> None:
     place = {"MLFLOW_TRACKING_URI": mlflow_server.uri}
     more = ["--set", "track.timeout=3", "--set", "track.model=stones"]
-    with boostline.start("train", *long_training(shared_data), *more, **place) as process:
+    words = [*long_training(shared_data, rounds=200), *more]
+    with boostline.start("train", *words, **place) as process:
         wait_for_checkpoint(boostline, process, 20)
         mlflow_server.kill()
         _, err = process.communicate(timeout=150)
@@ -87,7 +89,7 @@ def test_mlflow_is_away_for_good(
     client = MlflowClient(mlflow_server.uri, mlflow_server.uri)
     (run,) = runs_of(client)
     assert ran.stdout.startswith(f"Recorded: MLflow run {run.info.run_id}, models:/m-")
-    everything_is_there(client, run.info.run_id)
+    everything_is_there(client, run.info.run_id, rounds=200)
     assert client.get_model_version("stones", "1").run_id == run.info.run_id
     again = boostline("record", **place)
     assert again.stdout == "Nothing waits to be recorded.\n"

@@ -1,6 +1,7 @@
 """Crafted names: nothing is written or read outside of a run's own places."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from infra.mlflow_store import artifact_root, open_experiment, prepare_mlflow
+from infra.mlflow_store import artifact_root, open_experiment
 from tasks.engine.errors import UserError
 from tasks.engine.home import Home
 from tasks.engine.settings import load_config
@@ -44,13 +45,10 @@ def test_a_model_is_a_name_that_mlflow_takes(name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(mlflow_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with MLflow's store in it."""
     folder = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        prepare_mlflow(folder)
-    return folder
+    return Path(shutil.copytree(mlflow_store, folder, dirs_exist_ok=True))
 
 
 @pytest.mark.slow
@@ -130,7 +128,8 @@ def test_a_model_to_predict_with_is_looked_up_not_opened(
     model: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flows.predict import run
-    from tasks.engine.config import ClusterConfig, DataConfig
+    from tasks.engine.cluster_config import ClusterConfig
+    from tasks.engine.config import DataConfig
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     out = str(tmp_path / "out.csv")
