@@ -15,6 +15,7 @@ from prefect.runtime import flow_run
 from flows.catching_up import give_way_to_newer
 from flows.places import aside, cluster_of, tracking_of
 from flows.states import cancelling
+from infra.growing import at_full_size
 from tasks.artifacts import show_results
 from tasks.engine.config import Config
 from tasks.engine.dates import dated, day_of
@@ -127,7 +128,7 @@ def train_flow(config: Config, home: str | None = None, date: date | None = None
         with clock.step("normalize"):
             dataset, profile = fit_scaler(config, dataset, plan, place, client)
         describe_data(recorder, dataset, plan, profile)
-        with clock.step("train"):
+        with clock.step("train"), at_full_size(client):
             trained = train_model(
                 config, dataset, plan, profile, place, client, on_round=rounds_to(recorder)
             )

@@ -79,7 +79,6 @@ def at_full_size(client: Client) -> Iterator[None]:
         if time.monotonic() > until:
             break
         time.sleep(POLL_S)
-    try:
-        yield
-    finally:
-        growth.adapt()
+    yield
+    # after an error the cluster is about to be closed
+    growth.adapt()

@@ -4,6 +4,7 @@ dask-kubernetes' own client, `KubeCluster`, is not used: it speaks no TLS to the
 for a pod that can't be scheduled without a limit, and brings 180 MB of packages along.
 """
 
+import asyncio
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from uuid import uuid4
 
 import httpx
 import kr8s
+import kr8s.asyncio
 from dask.utils import parse_bytes
 from distributed import Client
 from kr8s.objects import new_class
@@ -146,7 +148,7 @@ def _scheduler(plan: ClusterPlan) -> dict[str, Any]:
 
 def _worker(plan: ClusterPlan) -> dict[str, Any]:
     # in bytes, as Kubernetes has no "GB" and its "G" is Dask's "GB"
-    limits = {"memory": str(parse_bytes(plan.memory_limit))}
+    limits = {"memory": str(parse_bytes(str(plan.memory_limit)))}
     if plan.asked.gpus:
         limits["nvidia.com/gpu"] = str(plan.asked.gpus)
     return {
@@ -213,16 +215,23 @@ def _connect(plan: ClusterPlan) -> tuple[Any, str]:
     Raises:
         ClusterError: there is none, or it does not answer.
     """
+    kubeconfig = os.environ.get("KUBECONFIG")
     try:
-        api = kr8s.api(kubeconfig=os.environ.get("KUBECONFIG"))
+        asyncio.run(_answers(kubeconfig))
+        api = kr8s.api(kubeconfig=kubeconfig)
         api.timeout = ANSWER_S
-        api.version()
     except (ValueError, OSError, httpx.HTTPError, kr8s.APITimeoutError, kr8s.ServerError) as error:
         raise ClusterError(
             f"Kubernetes does not answer (cluster.kind='kubernetes'): {_cause(error)}. Run it in a "
             "pod with a service account, or name a kubeconfig in KUBECONFIG."
         ) from error
     return api, plan.asked.namespace or str(api.namespace)
+
+
+async def _answers(kubeconfig: str | None) -> None:
+    """kr8s' own first question to the server has no limit."""
+    async with asyncio.timeout(ANSWER_S):
+        await kr8s.asyncio.api(kubeconfig=kubeconfig)
 
 
 def _ask(what: Callable[[], Any], task: str) -> Any:

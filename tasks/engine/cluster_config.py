@@ -179,7 +179,7 @@ class ClusterConfig(Section):
         if self.kind == "kubernetes" and not self.image:
             raise ValueError(
                 "cluster.kind=kubernetes needs cluster.image, a container image with Boostline "
-                "(infra/Containerfile.cpu makes one)"
+                "(infra/Containerfile makes one)"
             )
         if self.max_workers is not None and self.max_workers < self.workers:
             raise ValueError(

@@ -29,7 +29,7 @@ COMMANDS = re.findall(r"^#   prefect (.*)$", FILE.read_text(), re.MULTILINE)
 
 @pytest.mark.parametrize("deployment", [pytest.param(d, id=d["name"]) for d in DEPLOYMENTS])
 def test_entry_points_and_parameters_are_valid(deployment: dict[str, Any]) -> None:
-    flow = load_flow_from_entrypoint(deployment["entrypoint"])
+    flow: Any = load_flow_from_entrypoint(deployment["entrypoint"])
     assert set(deployment["parameters"]) <= set(flow.parameters.properties)
     config = Config.model_validate(deployment["parameters"]["config"])
     dated(config, date(2026, 11, 24))

@@ -212,5 +212,5 @@ def test_nights(standing_server: str, night: Boostline) -> None:
             assert message["body"].endswith(f"/runs/flow-run/{crashed}")
         recorded = MlflowClient(f"sqlite:///{night.home}/mlflow.db")
         (version,) = recorded.search_model_versions("name='night'")
-        ran = recorded.get_run(version.run_id)
+        ran = recorded.get_run(str(version.run_id))
         assert ran.data.params["data.source"] == f"{night.folder}/{DAYS[-1]}.csv"
