@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from tasks.engine.cluster_config import ClusterConfig
@@ -14,6 +13,8 @@ from tasks.engine.secrets import keep_logs_clean, without_secrets
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+    from infra.cluster_plan import Asked
 
 # what workers need in any case: loaded while the first task is still on its way
 AHEAD = ("xgboost", "pandas", "pyarrow.parquet", "tasks.engine.profile")
@@ -39,7 +40,7 @@ def cluster_of(
         send_user_folder,
         send_variables,
     )
-    from infra.cluster_plan import Asked, ClusterSettingError, TlsFiles
+    from infra.cluster_plan import ClusterSettingError, TlsFiles
 
     tls = None
     if config.tls_ca and config.tls_cert and config.tls_key:
@@ -59,9 +60,7 @@ def cluster_of(
             imports=AHEAD,
             tls=tls,
             max_workers=config.max_workers,
-            asked=Asked(
-                **{each.name: getattr(config, each.name) or each.default for each in fields(Asked)}
-            ),
+            asked=_asked(config),
         ) as client:
             send_user_folder(client, os.getcwd())
             on_every_worker(client, keep_logs_clean)
@@ -86,6 +85,25 @@ def store_of(home: Home) -> str:
         return prepare_mlflow(home.local)
     except MlflowStoreError as error:
         raise RunError(str(error)) from error
+
+
+def _asked(config: ClusterConfig) -> "Asked":
+    """What Kubernetes or Slurm is asked for."""
+    from infra.cluster_plan import Asked
+
+    return Asked(
+        gpus=config.gpus,
+        image=config.image or "",
+        namespace=config.namespace,
+        tls_secret=config.tls_secret,
+        env_secret=config.env_secret,
+        queue=config.queue,
+        account=config.account,
+        walltime=config.walltime,
+        interface=config.interface,
+        prologue=config.prologue,
+        directives=config.directives,
+    )
 
 
 def tracking_of(experiment: str, home: Home) -> str:

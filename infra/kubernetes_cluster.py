@@ -148,7 +148,7 @@ def _scheduler(plan: ClusterPlan) -> dict[str, Any]:
 
 def _worker(plan: ClusterPlan) -> dict[str, Any]:
     # in bytes, as Kubernetes has no "GB" and its "G" is Dask's "GB"
-    limits = {"memory": str(parse_bytes(plan.memory_limit))}
+    limits = {"memory": str(parse_bytes(str(plan.memory_limit)))}
     if plan.asked.gpus:
         limits["nvidia.com/gpu"] = str(plan.asked.gpus)
     return {

@@ -21,9 +21,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 # what CPython links to, and the base image therefore has
-LIBRARIES = (
-    "ca-certificates,libbz2-1.0,libffi8,liblzma5,libncursesw6,libreadline8,libsqlite3-0,libssl3"
-)
+LIBRARIES = [
+    *("ca-certificates", "libbz2-1.0", "libffi8", "liblzma5", "libncursesw6", "libreadline8"),
+    *("libsqlite3-0", "libssl3"),
+]
 MINUTES = 25
 
 
