@@ -111,6 +111,7 @@ def main() -> None:
     subprocess.run(debian, check=True, timeout=MINUTES * 60)
     shutil.copytree(given.python, folder / "usr/local", symlinks=True, dirs_exist_ok=True)
     root = CleanRoot(folder)
+    root.run(["ldconfig"])
     bound = [Path("/etc/resolv.conf"), *given.bind]
     mounted: list[Path] = []
     try:
