@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tasks.engine.cluster_config import ClusterConfig
@@ -71,6 +72,14 @@ def cluster_of(
         raise UserError(str(error)) from error
     except ClusterError as error:
         raise RunError(str(error)) from error
+
+
+def _asked(config: ClusterConfig) -> "Asked":
+    """The configuration's settings of clusters that are asked for, where they are set."""
+    from infra.cluster_plan import Asked
+
+    named: dict[str, Any] = {each.name: getattr(config, each.name) for each in fields(Asked)}
+    return replace(Asked(), **{name: value for name, value in named.items() if value})
 
 
 def store_of(home: Home) -> str:
