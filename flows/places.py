@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from tasks.engine.cluster_config import ClusterConfig
@@ -94,25 +94,6 @@ def store_of(home: Home) -> str:
         return prepare_mlflow(home.local)
     except MlflowStoreError as error:
         raise RunError(str(error)) from error
-
-
-def _asked(config: ClusterConfig) -> "Asked":
-    """What Kubernetes or Slurm is asked for."""
-    from infra.cluster_plan import Asked
-
-    return Asked(
-        gpus=config.gpus,
-        image=config.image or "",
-        namespace=config.namespace,
-        tls_secret=config.tls_secret,
-        env_secret=config.env_secret,
-        queue=config.queue,
-        account=config.account,
-        walltime=config.walltime,
-        interface=config.interface,
-        prologue=config.prologue,
-        directives=config.directives,
-    )
 
 
 def tracking_of(experiment: str, home: Home) -> str:
