@@ -1,7 +1,10 @@
 """The kind `slurm`, on a real Slurm of one machine: pytest -m long tests/infra/test_slurm.py"""
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +20,7 @@ from infra.slurm_cluster import _cluster
 from tests.conftest import Boostline
 from tests.infra.slurm_site import slurm, squeue
 
+ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ("--set", "cluster.kind=slurm", "--set", "cluster.threads=1", "--set")
 
 
@@ -40,6 +44,37 @@ def test_it_trains_the_bytes_of_a_local_cluster(boostline: Boostline, site: dict
     while squeue(site):
         assert time.monotonic() < until, "the jobs outlive the run"
         time.sleep(0.3)
+
+
+@pytest.mark.long
+def test_a_training_that_is_a_job_itself(boostline: Boostline, site: dict[str, str]) -> None:
+    folder = boostline.folder
+    (folder / "demo.toml").write_text('[cluster]\nmemory_limit = "800MiB"\nthreads = 1\n')
+    command = folder / "path" / "boostline"
+    command.parent.mkdir()
+    module = "import sys; from flows.command import main; sys.exit(main())"
+    command.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{module}' \"$@\"\n")
+    command.chmod(0o755)
+    path = f"{command.parent}:{os.environ['PATH']}"
+    submit = [
+        "sbatch",
+        "--wait",
+        "--output=said.txt",
+        str(ROOT / "infra" / "slurm.sh"),
+        "demo.toml",
+    ]
+    done = subprocess.run(
+        [*submit, "--set", "boost.n_estimators=30", "--summary", "summary.json"],
+        env={**boostline.environment, **site, "PATH": path},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=170,
+    )
+    assert done.returncode == 0, (done.stderr, (folder / "said.txt").read_text())
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["workers"], summary["rounds"]) == (2, 30)
 
 
 @pytest.mark.long
