@@ -87,13 +87,17 @@ def test_a_lost_job_is_asked_for_again(site: dict[str, str], tmp_path: Path) -> 
         local_directory=tmp_path,
         start_timeout_s=20,
     ) as client:
-        (worker, nanny), *_ = client.run(lambda: (os.getpid(), os.getppid())).values()
+        gone, (worker, nanny) = next(iter(client.run(_process).items()))
         os.kill(nanny, signal.SIGKILL)
         os.kill(worker, signal.SIGKILL)
         until = time.monotonic() + 60
-        while worker in (pids := list(client.run(os.getpid).values())) or len(pids) < 2:
+        while gone in (there := client.nthreads()) or len(there) < 2:
             assert time.monotonic() < until
             time.sleep(0.5)
+
+
+def _process() -> tuple[int, int]:
+    return os.getpid(), os.getppid()
 
 
 @pytest.mark.long
