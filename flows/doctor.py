@@ -10,11 +10,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import psutil
 
+from tasks.engine.cluster_config import ClusterConfig
 from tasks.engine.config import Config
 from tasks.engine.home import Home
 from tasks.engine.secrets import without_secrets
@@ -175,8 +177,27 @@ def _own_addresses() -> list[str]:
     ]
 
 
+def _elsewhere(cluster: ClusterConfig) -> Finding:
+    """Workers that Kubernetes or Slurm starts for a run."""
+    from infra.cluster import EXTRAS
+
+    if find_spec(EXTRAS[cluster.kind]) is None:
+        return Finding(
+            "Dask",
+            f"cluster.kind={cluster.kind} needs a package that is not installed",
+            f"pip install 'boostline[{cluster.kind}]'",
+        )
+    if cluster.kind == "slurm" and not shutil.which("sbatch"):
+        return Finding("Dask", "Slurm's sbatch is not on the PATH", "Run it on a login node.")
+    started = "pods of Kubernetes" if cluster.kind == "kubernetes" else "jobs of Slurm"
+    return Finding("Dask", f"{cluster.workers} {started}, started for each run")
+
+
 def _cluster(config: Config) -> Iterator[Finding]:
     cluster = config.cluster
+    if cluster.kind in ("kubernetes", "slurm"):
+        yield _elsewhere(cluster)
+        return
     if cluster.kind != "address" or not cluster.address:
         yield Finding("Dask", f"{cluster.workers} workers of our own, on loopback")
         return

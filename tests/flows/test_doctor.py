@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from flows.doctor import _own_addresses
+from flows.doctor import Finding, _elsewhere, _own_addresses
+from infra.cluster import EXTRAS
+from tasks.engine.cluster_config import ClusterConfig
 from tests.conftest import Boostline
 from tests.mlflow_server import MlflowServer
 
@@ -58,3 +60,19 @@ def test_a_service_that_is_open_to_others_is_told(
             f"✗ MLflow    {server.uri} is open: anyone who reaches "
             f"{_own_addresses()[0]}:{server.port} may use it"
         ) in ran.stdout
+
+
+def test_workers_that_slurm_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("dask_jobqueue", reason="needs the extra `slurm`")
+    cluster = ClusterConfig(kind="slurm", workers=4)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    missing = Finding("Dask", "Slurm's sbatch is not on the PATH", "Run it on a login node.")
+    assert _elsewhere(cluster) == missing
+    (tmp_path / "sbatch").touch(mode=0o755)
+    assert _elsewhere(cluster) == Finding("Dask", "4 jobs of Slurm, started for each run")
+    monkeypatch.setitem(EXTRAS, "slurm", "dask_jobqueue_is_not_here")
+    assert _elsewhere(cluster) == Finding(
+        "Dask",
+        "cluster.kind=slurm needs a package that is not installed",
+        "pip install 'boostline[slurm]'",
+    )
