@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows import cli_services
 from flows.options import ConfigFile, Data, Set, Target, Verbose
 from tasks.engine.errors import UserError
 
@@ -303,23 +304,7 @@ def record(
         typer.echo("Nothing waits to be recorded.")
 
 
-@app.command()
-def doctor(config: ConfigFile = None, settings: Set = None) -> None:
-    """Look for what is wrong here, and say what mends it.
-
-    Versions, disk, and whether the configured services answer or are open to others.
-    """
-    from flows.doctor import examine
-    from tasks.engine.home import Home
-    from tasks.engine.settings import load_config
-
-    findings = examine(load_config(config, settings or ()), Home.at())
-    for finding in findings:
-        typer.echo(f"{'✗' if finding.remedy else '✓'} {finding.what:<9} {finding.state}")
-        if finding.remedy:
-            typer.echo(f"            {finding.remedy}")
-    if any(finding.remedy for finding in findings):
-        raise typer.Exit(1)
+app.add_typer(cli_services.app)
 
 
 @app.command()

@@ -12,6 +12,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from flows.places import aside, cluster_of, tracking_of
+from flows.standing import in_place, mlflow_pages
 from flows.states import cancelling
 from tasks.artifacts import show_results
 from tasks.engine.config import Config
@@ -92,6 +93,7 @@ def train_flow(config: Config, home: str | None = None) -> Outcome:
     """
     check_by_reference(config.data.source)
     clock, place = Clock(), Home.at(home)
+    config = in_place(config, place)
     with (
         cancelling(str(flow_run.id)),
         recording(config, place) as (recorder, folder),
@@ -124,7 +126,7 @@ def train_flow(config: Config, home: str | None = None) -> Outcome:
         summary=summary,
         report=report,
         notes=(*dataset.notes, *profile.notes, *aside(profile, place), *trained.notes),
-        links=_links(config, recorder, logged),
+        links=_links(config, place, recorder, logged),
         trained_rounds=trained.rounds,
     )
 
@@ -206,17 +208,21 @@ def _summary(found: Findings, logged: Logged, recorder: Recorder, clock: Clock) 
     )
 
 
-def _links(config: Config, recorder: Recorder, logged: Logged) -> dict[str, tuple[str, ...]]:
+def _links(
+    config: Config, home: Home, recorder: Recorder, logged: Logged
+) -> dict[str, tuple[str, ...]]:
     """What to show behind each label, a line each: where the run is, and how to look at it."""
     uri = recorder.client.tracking_uri
     look = f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite") else uri
+    if pages := mlflow_pages(home, uri):
+        look = f"{pages}/#/runs/{recorder.run_id}"
     links: dict[str, tuple[str, ...]] = {}
     if logged.version:
         links["Version"] = (f"{config.track.model}/{logged.version}",)
     experiment = f"experiment {config.track.experiment!r}"
     links["MLflow"] = (f"run {recorder.run_id}, {experiment}", without_secrets(look))
     # set for the embedded server, whose pages are gone when the command ends
-    home = os.environ.get("PREFECT_HOME")
-    pages = f"PREFECT_HOME={home} prefect server start" if home else str(flow_run.ui_url)
-    links["Prefect"] = (f"flow run {flow_run.id}, {flow_run.name!r}", without_secrets(pages))
+    folder = os.environ.get("PREFECT_HOME")
+    look = f"PREFECT_HOME={folder} prefect server start" if folder else str(flow_run.ui_url)
+    links["Prefect"] = (f"flow run {flow_run.id}, {flow_run.name!r}", without_secrets(look))
     return links

@@ -40,6 +40,7 @@ class ClusterPlan:
     quiet: bool
     tls: TlsFiles | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    dashboard_port: int = 0
 
 
 def fresh_log(path: Path) -> Path:

@@ -59,6 +59,11 @@ def prepare_mlflow(home: Path, *, timeout_s: float = MIGRATION_TIMEOUT_S) -> str
     """
     if configured := os.environ.get("MLFLOW_TRACKING_URI"):
         return _without_credentials(configured)
+    return prepare_store(home, timeout_s=timeout_s)
+
+
+def prepare_store(home: Path, *, timeout_s: float = MIGRATION_TIMEOUT_S) -> str:
+    """As `prepare_mlflow`, for the store of `home` alone, whatever the environment names."""
     home = home.absolute()
     home.mkdir(parents=True, exist_ok=True)
     database = home / "mlflow.db"
