@@ -171,8 +171,10 @@ def predict(
     quiet(verbose)
     with showing_steps(screen(stderr=True)):
         from flows.predict import run
+        from flows.standing import use_services
         from tasks.engine.home import Home
 
+        use_services(Home.at())
         # A source to be scored needs no target; "-" only stood in for the check of the rest.
         table = loaded.data.model_copy(update={"target": None})
         result = run(model, table, out, list(keep or ()), Home.at(), loaded.cluster)
@@ -267,10 +269,12 @@ def deploy(
     from flows.console import quiet
     from flows.deploy import deploy as deploy_config
     from flows.deploy import lines
+    from flows.standing import use_services
     from tasks.engine.home import Home
 
     loaded = _load(config, settings, data, target)
     quiet(verbose)
+    use_services(Home.at())
     chosen = name or (Path(config).stem if config else "nightly")
     for line in lines(deploy_config(loaded, chosen, pool, cron, timezone, Home.at())):
         typer.echo(line)
@@ -291,9 +295,11 @@ def record(
     A run that could not be recorded whole is kept on disk with its model; this sends the rest.
     """
     from flows.console import quiet
+    from flows.standing import use_services
     from tasks.engine.home import Home
 
     quiet(verbose)
+    use_services(Home.at())
     from flows.record import finish
 
     done = finish(Home.at(), run)

@@ -100,6 +100,77 @@ def up(
 
 
 @app.command()
+def status() -> None:
+    """Say which services answer, what is running, and how the last run ended.
+
+    Those of `boostline up` in this home, or the ones that the environment names. The exit code is 1
+    where one does not answer.
+    """
+    from flows.status import look
+    from tasks.engine.home import Home
+
+    lines = look(Home.at())
+    for line in lines:
+        typer.echo(f"{'✓' if line.well else '✗'} {line.what:<9} {line.state}")
+    if not all(line.well for line in lines):
+        raise typer.Exit(1)
+
+
+@app.command()
+def runs(
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", metavar="N", min=1, max=1000, help="How many.")
+    ] = 10,
+    experiment: Annotated[
+        str | None,
+        typer.Option(
+            "--experiment",
+            metavar="NAME",
+            show_default=False,
+            help="Of one MLflow experiment; of all without it.",
+        ),
+    ] = None,
+    verbose: Verbose = False,
+) -> None:
+    """List the last runs.
+
+    From MLflow: state, test R², rows, duration, version of the model.
+    """
+    from flows.console import quiet, screen
+
+    quiet(verbose)
+    from flows.runs import list_runs
+    from tasks.engine.home import Home
+
+    list_runs(screen(), Home.at(), experiment, limit)
+
+
+@app.command()
+def show(
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN",
+            help="A run by its MLflow id, the beginning of that, its name, or `last`.",
+        ),
+    ] = "last",
+    verbose: Verbose = False,
+) -> None:
+    """Print the report of one run.
+
+    What `train` showed at its end, where the run is, and the settings that are not the defaults. Of
+    a run that failed: why.
+    """
+    from flows.console import quiet, screen
+
+    quiet(verbose)
+    from flows.runs import show_run
+    from tasks.engine.home import Home
+
+    show_run(screen(), Home.at(), run)
+
+
+@app.command()
 def doctor(config: ConfigFile = None, settings: Set = None) -> None:
     """Look for what is wrong here, and say what mends it.
 

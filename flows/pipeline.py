@@ -26,6 +26,7 @@ from tasks.engine.secrets import (
 )
 from tasks.engine.summary import Seconds, Summary
 from tasks.evaluate import evaluate_model
+from tasks.history import Kept, keep_outcome
 from tasks.ingest import ingest_table
 from tasks.ledger import RunFolder, State, under_way
 from tasks.normalize import fit_scaler
@@ -122,10 +123,12 @@ def train_flow(config: Config, home: str | None = None) -> Outcome:
             logged = record_run(found, recorder, folder)
         summary = _summary(found, logged, recorder, clock)
         show_results(report, summary, recorder)
+        notes = (*dataset.notes, *profile.notes, *aside(profile, place), *trained.notes)
+        keep_outcome(recorder, Kept(summary=summary, notes=notes, trained_rounds=trained.rounds))
     return Outcome(
         summary=summary,
         report=report,
-        notes=(*dataset.notes, *profile.notes, *aside(profile, place), *trained.notes),
+        notes=notes,
         links=_links(config, place, recorder, logged),
         trained_rounds=trained.rounds,
     )
@@ -164,6 +167,7 @@ def recording(config: Config, home: Home) -> Iterator[tuple[Recorder, RunFolder]
         except BaseException as error:
             # what is no Exception is a signal, Prefect's cancelling or Ctrl-C
             state: State = "failed" if isinstance(error, Exception) else "killed"
+            recorder.tags({"cause": _one_line(error)})
             status: Status = "FAILED" if state == "failed" else "KILLED"
             taken = recorder.close(status, _patience(error, config)).complete
             kept = isinstance(error, NotRecorded)

@@ -6,7 +6,8 @@ import sys
 from infra.services import Services, running
 from tasks.engine.config import ClusterConfig, Config
 from tasks.engine.home import Home
-from tasks.engine.sources import is_file_path
+
+UP = "boostline up"
 
 
 def standing(home: Home) -> Services | None:
@@ -41,6 +42,8 @@ def in_place(config: Config, home: Home) -> Config:
     A cluster of its own is opened all the same where the workers might not do what new ones would:
     they are of another Python environment, or have the user's own loader imported as it was.
     """
+    from tasks.engine.sources import is_file_path  # brings pyarrow along, which status needs not
+
     services = standing(home)
     source = config.data.source
     is_loader = not (is_file_path(source) or "://" in source or source.startswith("demo:"))
@@ -50,6 +53,22 @@ def in_place(config: Config, home: Home) -> Config:
         return config
     shared = ClusterConfig(kind="address", address=services.dask)
     return config.model_copy(update={"cluster": shared})
+
+
+def prefect_of(home: Home) -> tuple[str, str]:
+    """The address of Prefect's API that commands use here, and what names it; empty for none."""
+    if configured := os.environ.get("PREFECT_API_URL"):
+        return configured, "PREFECT_API_URL"
+    services = standing(home)
+    return (services.prefect, UP) if services else ("", "")
+
+
+def mlflow_of(home: Home) -> tuple[str, str]:
+    """The address of MLflow's server, or the store's URI, as `prefect_of`."""
+    if configured := os.environ.get("MLFLOW_TRACKING_URI"):
+        return configured, "MLFLOW_TRACKING_URI"
+    services = standing(home)
+    return (services.mlflow, UP) if services else ("", "")
 
 
 def mlflow_pages(home: Home, tracking_uri: str) -> str:

@@ -52,18 +52,19 @@ class Ports:
             PortsTakenError: some are in use; names who listens there, where that can be seen.
         """
         names = ["prefect", "mlflow", *(["dashboard"] if dask else [])]
-        found, taken = {}, []
-        for name in names:
-            wanted = getattr(self, name)
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(bool(wanted)))
-                try:
-                    probe.bind((LOOPBACK, wanted))
-                except OSError as error:
-                    why = listener_of(wanted) or (error.strerror or str(error)).lower()
+        found: dict[str, int] = {}
+        taken = []
+        with ExitStack() as held:
+            for name in names:
+                wanted = getattr(self, name)
+                probe = held.enter_context(socket.socket())
+                if wanted in found.values():
+                    taken.append((wanted, self.OPTIONS[name], "another of these services has it"))
+                elif not _bound(probe, wanted):
+                    why = listener_of(wanted) or "another user's program listens there"
                     taken.append((wanted, self.OPTIONS[name], why))
-                    continue
-                found[name] = int(probe.getsockname()[1])
+                else:
+                    found[name] = int(probe.getsockname()[1])
         if taken:
             told = [f"Port {port} ({option}) is taken: {why}." for port, option, why in taken]
             port, option, _ = taken[0]
@@ -77,6 +78,22 @@ class Ports:
 
 def _next(port: int) -> int:
     return port + 1 if port < 65_535 else 0
+
+
+def _bound(probe: socket.socket, port: int) -> bool:
+    # A server that just ended leaves connections behind; one that listens is still in use.
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(port != 0))
+    try:
+        probe.bind((LOOPBACK, port))
+    except OSError:
+        return False
+    return True
+
+
+def is_taken(port: int) -> bool:
+    """Whether a port of loopback can't be listened on."""
+    with socket.socket() as probe:
+        return not _bound(probe, port)
 
 
 def listener_of(port: int) -> str:
