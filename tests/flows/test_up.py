@@ -3,8 +3,11 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
+import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -14,12 +17,15 @@ from typing import Any
 
 import psutil
 import pytest
+import sqlalchemy
 
 from infra.services import running
+from infra.up import Ports
 from tests.conftest import Boostline, clean_environment
 
 pytestmark = pytest.mark.slow
 
+PGWORD = "s3cret-of-the-database"
 SMALL = ("--set", "evaluate.bootstrap=0")
 
 
@@ -196,7 +202,8 @@ def test_a_training_in_the_home_takes_the_services_and_is_remembered(up: Up) -> 
     boostline, services = up.boostline, up.services
     ran = boostline("train", *SMALL, "--set", "track.model=up", "--set", "track.run_name=first")
     assert ran.returncode == 0, ran.stderr
-    assert re.search(r"^✓ start +[\d.]+ s   Prefect and MLflow of boostline up$", ran.stderr, re.MULTILINE)
+    start = r"^✓ start +[\d.]+ s   Prefect and MLflow of boostline up$"
+    assert re.search(start, ran.stderr, re.MULTILINE)
     found = re.search(r"MLflow +run (\w+), .*\n +(\S+)\n", ran.stdout)
     assert found and found[2] == f"{services.mlflow}/#/runs/{found[1]}"
     flow_runs = ask(f"{services.prefect}/flow_runs/filter", {})
@@ -246,6 +253,73 @@ def test_status_and_doctor_name_the_services(up: Up) -> None:
     assert f"✓ Prefect   {services.prefect}, no password, loopback only" in doctor.stdout
     assert f"✓ MLflow    {services.mlflow}, no password, loopback only" in doctor.stdout
     assert f"✓ Dask      {services.dask}, loopback only" in doctor.stdout
+
+
+@pytest.fixture
+def postgres(tmp_path: Path) -> Iterator[str]:
+    """The URL of a database of a PostgreSQL server of its own, with `${PGWORD}` as the password."""
+    pytest.importorskip("psycopg", reason="the extra `postgres` is not installed")
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    found = shutil.which("initdb") or (str(installed[-1]) if installed else None)
+    if found is None:
+        pytest.skip("PostgreSQL's server (initdb) is not installed")
+    port = Ports(0, 0, 0).free(dask=False).prefect
+    folder = Path(tempfile.mkdtemp(prefix="pg-"))  # not below pytest's, which is this user's alone
+    (folder / "word").write_text(PGWORD)
+    # PostgreSQL does not run as root
+    user = {"user": "postgres", "group": "postgres"} if os.geteuid() == 0 else {}
+    if user:
+        shutil.chown(folder, "postgres")
+        shutil.chown(folder / "word", "postgres")
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1"
+    control = [str(Path(found).with_name("pg_ctl")), "-D", "data", "-w", "-l", "log"]
+
+    def run(*command: str) -> None:
+        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, **user)  # type: ignore[call-overload]
+
+    run(found, "-D", "data", "-U", "me", "--auth=scram-sha-256", "--pwfile=word")
+    run(*control, "-o", options, "start")
+    try:
+        yield f"postgresql://me:${{PGWORD}}@127.0.0.1:{port}/postgres"
+    finally:
+        run(*control, "-m", "immediate", "stop")
+        shutil.rmtree(folder)
+
+
+@pytest.mark.long
+def test_with_postgresql_both_keep_all_of_it_there(
+    boostline_alone: Boostline, postgres: str
+) -> None:
+    refused = boostline_alone("up", "--postgres", postgres, PGWORD="not-the-word")
+    shown = postgres.replace("${PGWORD}", "***")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith(
+        f"--postgres '{shown}': the database does not let us in: connection failed: "
+    )
+    up = Up(boostline_alone, "--postgres", postgres, "--no-dask", PGWORD=PGWORD)
+    try:
+        assert f"The database is {shown}; artifacts are kept in" in up.output
+        ran = boostline_alone("train", *SMALL, "--set", "track.model=pg")
+        assert ran.returncode == 0, ran.stderr
+        assert not list(boostline_alone.home.rglob("*.db"))
+        url = postgres.replace("${PGWORD}", PGWORD).replace("postgresql:", "postgresql+psycopg:")
+        engine = sqlalchemy.create_engine(url)
+        with engine.connect() as connection:
+            for states, state in (
+                ("SELECT status FROM mlflow.runs", "FINISHED"),
+                ("SELECT state_type::text FROM prefect.flow_run", "COMPLETED"),
+            ):
+                assert connection.execute(sqlalchemy.text(states)).scalars().all() == [state]
+        engine.dispose()
+        assert re.search(r" finished .* pg/1 ", boostline_alone("runs").stdout)
+        assert up.end(signal.SIGTERM) == 0
+        assert left(up.processes(), within_s=3) == []
+    finally:
+        up.process.kill()
+        up.process.wait()
+    for file in [*boostline_alone.home.rglob("*.log"), *boostline_alone.home.rglob("*.json")]:
+        assert PGWORD not in file.read_text(), file
+    assert PGWORD not in up.output + ran.stdout + ran.stderr + refused.stderr
 
 
 def test_ctrl_c_ends_a_deployed_run_too_and_leaves_no_process(up: Up) -> None:
