@@ -66,11 +66,13 @@ class Watched:
             self._reap()
 
     def _reap(self) -> None:
-        self._command.poll()  # first: its exit code is for Popen alone
-        for child in psutil.Process().children():
-            with suppress(psutil.NoSuchProcess, ChildProcessError):
-                if child.pid != self._command.pid and child.status() == psutil.STATUS_ZOMBIE:
-                    os.waitpid(child.pid, os.WNOHANG)
+        """Wait for the orphans that have ended; the command's exit code is for Popen alone."""
+        with suppress(ChildProcessError):
+            while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                if ended.si_pid == self._command.pid:
+                    self._command.poll()
+                else:
+                    os.waitpid(ended.si_pid, 0)
 
 
 def _send(process: psutil.Process, signum: int) -> None:
