@@ -14,6 +14,7 @@ from prefect.runtime import flow_run
 from flows.places import aside, cluster_of, tracking_of
 from flows.standing import in_place, mlflow_pages
 from flows.states import cancelling
+from infra.growing import at_full_size
 from tasks.artifacts import show_results
 from tasks.engine.config import Config
 from tasks.engine.home import Home, digest_of
@@ -105,7 +106,7 @@ def train_flow(config: Config, home: str | None = None) -> Outcome:
         with clock.step("normalize"):
             dataset, profile = fit_scaler(config, dataset, plan, place, client)
         describe_data(recorder, dataset, plan, profile)
-        with clock.step("train"):
+        with clock.step("train"), at_full_size(client):
             trained = train_model(
                 config, dataset, plan, profile, place, client, on_round=rounds_to(recorder)
             )

@@ -4,7 +4,8 @@ import os
 import sys
 
 from infra.services import Services, running
-from tasks.engine.config import ClusterConfig, Config
+from tasks.engine.cluster_config import ClusterConfig
+from tasks.engine.config import Config
 from tasks.engine.home import Home
 
 UP = "boostline up"

@@ -2,9 +2,10 @@
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from flows.standing import use_services
@@ -15,8 +16,11 @@ from tasks.engine.errors import RunError
 from tasks.engine.home import Home
 from tasks.engine.progress import Progress, reporter
 from tasks.engine.secrets import clean_logs
+from tasks.ledger import dead
 
 DRAIN_SECONDS = 5
+# Whether threads of Prefect's hold what its server does not take: they would not let us end.
+unsent = threading.Event()
 
 if TYPE_CHECKING:
     from flows.pipeline import Outcome
@@ -27,7 +31,7 @@ def run(config: Config, home: Home, verbose: bool = False) -> "Outcome":
 
     Raises:
         UserError: the input is wrong.
-        RunError: a service or the cluster did not come up, or was lost.
+        RunError: a service or the cluster did not come up, or was lost for good.
     """
     reporter()(Progress("start", 0, 0, "", use_services(home)))
     try:
@@ -40,6 +44,7 @@ def run(config: Config, home: Home, verbose: bool = False) -> "Outcome":
             # Prefect reads its settings when it is imported
             os.environ.update(server.environment(verbose=verbose))
             os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")
+            from httpx import TransportError
             from prefect import tags
 
             from flows.pipeline import train_flow
@@ -51,9 +56,29 @@ def run(config: Config, home: Home, verbose: bool = False) -> "Outcome":
             watched = () if server.embedded else watch_silent_runs()
             settle(home)
             with tags(*watched), server.flow_settings(), _told_to_the_end(), _interruptible(home):
-                return train_flow(config, home.root)
+                try:
+                    return train_flow(config, home.root)
+                except TransportError as error:
+                    raise RunError(server.lost()) from error
     except (PrefectServerError, MlflowStoreError) as error:
         raise RunError(str(error)) from error
+
+
+def settle_left(home: Home) -> None:
+    """Runs whose process died are told as such by the next command, whichever that is.
+
+    A standing server of the user's notices by itself; one of our own has to be there for it.
+    """
+    if os.environ.get("PREFECT_API_URL") or not any(True for _ in dead(home)):
+        return
+    quiet_mlflow()
+    # what can't be told now is told by the next command that can
+    with suppress(PrefectServerError), start_embedded_prefect(home.local, ui=False) as server:
+        os.environ.update(server.environment())
+        server.wait()
+        from flows.states import settle
+
+        settle(home)
 
 
 @contextmanager
@@ -69,7 +94,9 @@ def _told_to_the_end() -> Iterator[None]:
         yield
     finally:
         for service in (APILogWorker, EventsWorker):
-            service.drain_all(timeout=DRAIN_SECONDS, at_exit=False)
+            ended = service.drain_all(timeout=DRAIN_SECONDS, at_exit=False)
+            if isinstance(ended, tuple) and ended[1]:
+                unsent.set()
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from infra.prefect_server import PrefectServerError
 from infra.service_process import ServiceError
 from infra.services import Services, ServicesUpError, claimed
 from infra.up import Plan, Ports, PortsTakenError, Up, open_services
-from tasks.engine.config import ClusterConfig
+from tasks.engine.cluster_config import ClusterConfig
 from tasks.engine.errors import RunError, UserError
 from tasks.engine.home import Home
 from tasks.engine.secrets import redact, resolved, without_secrets

@@ -24,10 +24,11 @@ from types import TracebackType
 from typing import Self
 
 from infra.service_process import ServiceError, ServiceProcess
+from infra.start_limit import VARIABLE, StartSettingError, start_limit_s
 
 LOOPBACK = "127.0.0.1"
 # A server that the user named is not started by us: it answers soon or the address is wrong.
-CONFIGURED_SERVER_TIMEOUT_S = 20.0
+CONFIGURED_SERVER_LIMIT_S = 20.0
 
 # What only a standing server needs. Task runs reach the database through the recorder, which stays.
 _IDLE_SERVICES = (
@@ -52,12 +53,15 @@ class EmbeddedPrefect:
     killed takes the process along within a second.
     """
 
-    def __init__(self, home: Path, api_url: str, process: ServiceProcess | None) -> None:
+    def __init__(
+        self, home: Path, api_url: str, process: ServiceProcess | None, limit_s: float = 0.0
+    ) -> None:
         self.api_url = api_url
         self.folder = home / "prefect"
         self.results = home / "results"
         self.log_file = self.folder / "server.log"
         self.process = process
+        self._limit_s = limit_s
 
     @property
     def embedded(self) -> bool:
@@ -75,15 +79,29 @@ class EmbeddedPrefect:
         Raises:
             PrefectServerError: the process ended, with the last lines of its log; or nothing
                 answered within the limit.
+            StartSettingError: `PREFECT_API_URL` is no URL.
         """
         if self.process is None:
-            _wait_for_configured(self.api_url, CONFIGURED_SERVER_TIMEOUT_S)
+            _wait_for_configured(self.api_url, self._limit_s)
             return self.api_url
         try:
             self.process.wait()
         except ServiceError as error:
             raise PrefectServerError(str(error)) from error
         return self.api_url
+
+    def lost(self) -> str:
+        """What to say where the server does not answer any more."""
+        kept = "What was done is kept: the same command goes on from there."
+        if self.process is None or (code := self.process.code) is None:
+            return (
+                f"The Prefect server at {self.api_url} (PREFECT_API_URL) does not answer any more, "
+                f"however often it is asked (PREFECT_CLIENT_MAX_RETRIES). {kept}"
+            )
+        return (
+            f"The embedded Prefect server ended with code {code} during the run. {kept} "
+            f"{self.process.last_lines()}"
+        )
 
     def environment(self, *, verbose: bool = False) -> dict[str, str]:
         """Return the variables that a process must set before it imports Prefect.
@@ -141,9 +159,7 @@ class EmbeddedPrefect:
         self.stop()
 
 
-def start_embedded_prefect(
-    home: Path, *, startup_timeout_s: float = 120, ui: bool = True
-) -> EmbeddedPrefect:
+def start_embedded_prefect(home: Path, *, ui: bool = True) -> EmbeddedPrefect:
     """Start a Prefect server for `home` and return at once; `wait` tells when it is ready.
 
     Where `PREFECT_API_URL` is set nothing is started and that server is used. The database is
@@ -156,9 +172,9 @@ def start_embedded_prefect(
     home = home.absolute()
     folder = _prepare(home)
     if configured := os.environ.get("PREFECT_API_URL"):
-        return EmbeddedPrefect(home, configured, None)
+        return EmbeddedPrefect(home, configured, None, start_limit_s(CONFIGURED_SERVER_LIMIT_S))
     way_out = (
-        "(startup_timeout_s). Start one with `prefect server start` and name it in "
+        f"({VARIABLE}). Start one with `prefect server start` and name it in "
         "PREFECT_API_URL, or try again."
     )
     database = {
@@ -167,7 +183,7 @@ def start_embedded_prefect(
     environment = _server_environment() | _for_one_command() | database
     if not ui:
         environment |= {"PREFECT_UI_ENABLED": "false", "PREFECT__SERVER_EPHEMERAL": "1"}
-    return _start(home, 0, environment, "The embedded Prefect server", startup_timeout_s, way_out)
+    return _start(home, 0, environment, "The embedded Prefect server", start_limit_s(), way_out)
 
 
 def start_standing_prefect(
@@ -238,7 +254,9 @@ def _start(
 
 def _server_environment() -> dict[str, str]:
     """Return the server's environment: ours alone decides, not the caller's PREFECT_ variables."""
-    variables = {k: v for k, v in os.environ.items() if not k.upper().startswith("PREFECT_")}
+    kept = [name for name in list(os.environ) if not name.upper().startswith("PREFECT_")]
+    # other threads take variables of their own away meanwhile
+    variables = {name: value for name in kept if (value := os.environ.get(name)) is not None}
     return variables | {
         # Several commands may write to one file at once: wait rather than fail.
         "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
@@ -338,8 +356,8 @@ def _is_healthy(port: int) -> bool:
         connection.close()
 
 
-def _wait_for_configured(api_url: str, timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
+def _wait_for_configured(api_url: str, limit_s: float) -> None:
+    deadline = time.monotonic() + limit_s
     while True:
         try:
             urllib.request.urlopen(f"{api_url.rstrip('/')}/health", timeout=5).close()
@@ -347,14 +365,17 @@ def _wait_for_configured(api_url: str, timeout_s: float) -> None:
         except (urllib.error.HTTPError, ssl.SSLError):
             return  # somebody answers; credentials and certificates are Prefect's to judge
         except ValueError as error:
-            raise PrefectServerError(f"PREFECT_API_URL={api_url!r} is not a URL.") from error
+            raise StartSettingError(
+                f"PREFECT_API_URL={api_url!r} is not a URL. Write it as in "
+                "http://127.0.0.1:4200/api, or unset it to use the embedded server."
+            ) from error
         except OSError as error:
             if isinstance(getattr(error, "reason", None), ssl.SSLError):
                 return
             if time.monotonic() > deadline:
                 raise PrefectServerError(
                     f"No Prefect server answers at {api_url} (PREFECT_API_URL) after "
-                    f"{timeout_s:g} s: {getattr(error, 'reason', error)}. Start it, correct "
-                    f"PREFECT_API_URL, or unset it to use the embedded server."
+                    f"{limit_s:g} s ({VARIABLE}): {getattr(error, 'reason', error)}. Start it, "
+                    "correct PREFECT_API_URL, or unset it to use the embedded server."
                 ) from error
         time.sleep(0.5)

@@ -75,6 +75,11 @@ class ServiceProcess:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def code(self) -> int | None:
+        """The exit code of the process; None while it runs."""
+        return self._process.poll()
+
     def wait(self) -> None:
         """Wait for the service's first answer.
 
@@ -86,20 +91,20 @@ class ServiceProcess:
         while not self._is_ready():
             if (code := self._process.poll()) is not None:
                 raise ServiceError(
-                    f"{self.name} ended with code {code} before it was ready. {self._last_lines()}"
+                    f"{self.name} ended with code {code} before it was ready. {self.last_lines()}"
                 )
             if time.monotonic() > deadline:
                 self.stop()
                 raise ServiceError(
                     f"{self.name} was not ready after {self._startup_timeout_s:g} s "
-                    f"{self._way_out} {self._last_lines()}"
+                    f"{self._way_out} {self.last_lines()}"
                 )
             time.sleep(POLL_S)
 
     def check(self) -> None:
         """Raises ServiceError where the service has ended."""
         if (code := self._process.poll()) is not None:
-            raise ServiceError(f"{self.name} has ended with code {code}. {self._last_lines()}")
+            raise ServiceError(f"{self.name} has ended with code {code}. {self.last_lines()}")
 
     def stop(self) -> None:
         """SIGTERM, and SIGKILL after `stop_timeout_s`. Calling it again does nothing."""
@@ -115,7 +120,8 @@ class ServiceProcess:
             process.kill()
             process.wait()
 
-    def _last_lines(self) -> str:
+    def last_lines(self) -> str:
+        """The end of what it has logged since its start."""
         with self.log_file.open("rb") as log:
             log.seek(self._log_start)
             lines = log.read().decode(errors="replace").splitlines()

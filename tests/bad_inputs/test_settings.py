@@ -142,6 +142,52 @@ LIST = 'it should be a list, as in ["a", "b"]'
             "cluster.address is for cluster.kind=address.",
             id="address of a local cluster",
         ),
+        pytest.param(
+            ["cluster.max_workers=1"],
+            "cluster.max_workers=1 is less than cluster.workers=2.",
+            id="shrinking",
+        ),
+        pytest.param(
+            ["cluster.kind='slurm'", "cluster.image='x'"],
+            "cluster.image is for cluster.kind=kubernetes.",
+            id="image of a job",
+        ),
+        pytest.param(
+            ["cluster.gpus=1"],
+            "cluster.gpus is for cluster.kind=kubernetes or slurm.",
+            id="gpus of a local cluster",
+        ),
+        pytest.param(
+            ["cluster.kind='slurm'", "cluster.walltime='4h'"],
+            "cluster.walltime: '4h' is no time of Slurm: write it as in \"04:00:00\" or "
+            '"1-00:00:00".',
+            id="walltime",
+        ),
+        pytest.param(
+            ["cluster.kind='kubernetes'"],
+            "cluster.kind=kubernetes needs cluster.image, a container image with Boostline "
+            "(infra/Containerfile makes one).",
+            id="no image",
+        ),
+        pytest.param(
+            ["cluster.kind='kubernetes'", "cluster.image='x'"],
+            "cluster.kind=kubernetes needs TLS: whoever reaches the scheduler can run code on the "
+            "workers. Name the Secret with ca.crt, tls.crt and tls.key in cluster.tls_secret, and "
+            "their files in this pod in cluster.tls_ca, tls_cert and tls_key; or set "
+            "cluster.allow_insecure=true where a network policy keeps all others away.",
+            id="kubernetes without tls",
+        ),
+        pytest.param(
+            ["cluster.kind='kubernetes'", "cluster.image='x'", "cluster.tls_secret='dask-tls'"],
+            "TLS needs cluster.tls_ca and cluster.tls_cert and cluster.tls_key, too.",
+            id="half of the tls",
+        ),
+        pytest.param(
+            ["cluster.kind='slurm'", "cluster.tls_ca='ca.pem'"],
+            "cluster.tls_ca, tls_cert and tls_key are for cluster.kind=address or kubernetes: with "
+            "Slurm each run makes its own, for itself and its jobs.",
+            id="tls of slurm",
+        ),
     ],
 )
 def test_refused(overrides: list[str], message: str) -> None:
@@ -212,9 +258,13 @@ def test_refused_for_the_table(
         ),
         pytest.param(
             b"[data]\ntarget = '\xff'\n",
-            "{file} is not valid TOML: 'utf-8' codec can't decode byte 0xff in position 17: "
-            "invalid start byte.",
+            "{file}, line 2: byte 0xff is not UTF-8, as TOML must be. Save the file as UTF-8.",
             id="not UTF-8",
+        ),
+        pytest.param(
+            "[data]\n".encode("utf-16"),
+            "{file}, line 1: byte 0xff is not UTF-8, as TOML must be. Save the file as UTF-8.",
+            id="UTF-16",
         ),
         pytest.param(
             b"data = 5\n",
@@ -230,3 +280,9 @@ def test_file_refused(content: bytes, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         load_config(str(file))
     assert str(error.value) == message.replace("{file}", str(file))
+
+
+def test_a_mark_and_the_line_ends_of_windows_are_accepted(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_bytes(b'\xef\xbb\xbf[data]\r\nsource = "a.csv"\r\ntarget = "y"\r\n')
+    assert load_config(str(file)).data.target == "y"

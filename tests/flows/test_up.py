@@ -275,7 +275,7 @@ def postgres(tmp_path: Path) -> Iterator[str]:
     control = [str(Path(found).with_name("pg_ctl")), "-D", "data", "-w", "-l", "log"]
 
     def run(*command: str) -> None:
-        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, **user)  # type: ignore[call-overload]
+        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, **user)
 
     run(found, "-D", "data", "-U", "me", "--auth=scram-sha-256", "--pwfile=word")
     run(*control, "-o", options, "start")
