@@ -14,7 +14,7 @@ from urllib.parse import quote
 from infra.service_process import STOP_TIMEOUT_S, ServiceProcess, watched
 
 # A training that is ended tells Prefect and MLflow so, and closes its cluster.
-GRACE_S = 7.0
+GRACE_S = 20.0
 
 
 def start_worker(

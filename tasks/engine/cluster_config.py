@@ -44,7 +44,7 @@ OF_KINDS = {
 class ClusterConfig(Section):
     """Where it runs: never changes the model's bytes."""
 
-    kind: Literal["local", "address", "kubernetes", "slurm"] = Field(
+    kind: Literal["local", "address", "cuda", "kubernetes", "slurm"] = Field(
         "local",
         description="A Dask cluster of this host's, a running one by its address, or one that is "
         "started for the run by Kubernetes' Dask operator or as jobs of Slurm.",

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from tasks.engine.cluster_config import ClusterConfig
+from tasks.engine.dates import timezone_name
 from tasks.engine.secrets import redact
 from tasks.engine.section import Section
 
@@ -35,7 +36,8 @@ class DataConfig(Section):
         "demo:regression",
         description="A file, folder, glob or URI (Parquet, CSV, TSV, Arrow, JSON lines; plain or "
         "gzip), a SQLAlchemy URL, `module:function` of your own, or `demo:regression`. In a URL "
-        "`${NAME}` stands for an environment variable: write passwords and tokens so.",
+        "`${NAME}` stands for an environment variable: write passwords and tokens so. `{date}` and "
+        "`{yesterday}`, or `{date:%Y/%m/%d}`, stand for the day that the run is scheduled for.",
         min_length=1,
     )
     target: str | None = Field(None, description="The numeric column to predict.")
@@ -53,6 +55,9 @@ class DataConfig(Section):
     )
     query: str | None = Field(None, description="SQL to read, where the source is a database.")
     table: str | None = Field(None, description="Table to read, where the source is a database.")
+    timezone: Annotated[str, AfterValidator(timezone_name)] = Field(
+        "UTC", description="Whose clock tells the day of `{date}`, as in Europe/Berlin."
+    )
     format: Literal["parquet", "csv", "tsv", "arrow", "json"] | None = Field(
         None, description="Format of the files, where their names do not say it."
     )
@@ -173,7 +178,7 @@ class BoostConfig(Section):
         64, description="Categories that a split considers at most.", ge=1
     )
     monotone_constraints: dict[str, Literal[-1, 0, 1]] = Field(
-        default_factory=dict, description="By feature: 1 for rising, -1 for falling predictions."
+        {}, description="By feature: 1 for rising, -1 for falling predictions."
     )
     interaction_constraints: tuple[Names, ...] = Field(
         (), description="Lists of features that may meet in one branch."
@@ -244,7 +249,7 @@ class TrackConfig(Section):
         None, description="Registers the model under this name.", pattern=r"^[^/:]+$"
     )
     run_name: str | None = Field(None, description="Name of the run; made up if unset.")
-    tags: dict[str, str] = Field(default_factory=dict, description="Tags of the run.")
+    tags: dict[str, str] = Field({}, description="Tags of the run.")
     timeout: float = Field(
         120, description="Seconds that a run waits for MLflow at its start and at its end.", gt=0
     )
