@@ -59,6 +59,7 @@ class ClusterPlan:
     max_workers: int | None = None
     asked: Asked = Asked()
     environment: Mapping[str, str] = field(default_factory=dict)
+    dashboard_port: int = 0
 
 
 # Whoever starts the scheduler sets these: what fails or falls silent is our own decision.

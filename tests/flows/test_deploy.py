@@ -95,7 +95,7 @@ def test_deployed_and_brought_up_to_date(boostline: Boostline, prefect_server: A
             [],
             {"PREFECT_API_URL": ""},
             "PREFECT_API_URL is not set: a schedule needs a Prefect server that stays. Start one "
-            "with `prefect server start`, then: "
+            "with `boostline up` in this home, or with `prefect server start`, then: "
             "export PREFECT_API_URL=http://127.0.0.1:4200/api",
             id="no server",
         ),

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from flows.doctor import Finding, _elsewhere, _own_addresses
+from flows.doctor import Finding, _elsewhere
+from flows.reach import own_addresses
 from infra.cluster import EXTRAS
 from tasks.engine.cluster_config import ClusterConfig
 from tests.conftest import Boostline
@@ -21,7 +22,11 @@ def test_all_is_well_with_nothing_set_up(boostline_alone: Boostline) -> None:
     lines = ran.stdout.splitlines()
     assert [line.split()[:2] for line in lines] == [
         ["✓", name]
-        for name in ("Python", "Packages", "XGBoost", "Home", "Disk", "MLflow", "Prefect", "Dask")
+        for name in (
+            *("Python", "Packages", "XGBoost", "GPU", "Machine", "Home", "Disk"),
+            *("MLflow", "Prefect", "Dask"),
+            *["Ports"] * (len(lines) - 10),
+        )
     ]
     assert not boostline_alone.home.exists()
 
@@ -37,7 +42,7 @@ def test_services_that_do_not_answer_are_named(boostline_alone: Boostline) -> No
     assert "s3cret" not in ran.stdout + ran.stderr
 
 
-@pytest.mark.skipif(not _own_addresses(), reason="this host has no address but loopback")
+@pytest.mark.skipif(not own_addresses(), reason="this host has no address but loopback")
 @pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
 def test_a_service_that_is_open_to_others_is_told(
     boostline: Boostline, prefect_server: Any, mlflow_store: Path, tmp_path: Path, host: str
@@ -58,7 +63,7 @@ def test_a_service_that_is_open_to_others_is_told(
         assert ran.returncode == 1
         assert (
             f"✗ MLflow    {server.uri} is open: anyone who reaches "
-            f"{_own_addresses()[0]}:{server.port} may use it"
+            f"{own_addresses()[0]}:{server.port} may use it"
         ) in ran.stdout
 
 
