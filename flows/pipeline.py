@@ -7,15 +7,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from prefect import flow
 from prefect.runtime import flow_run
 
 from flows.places import aside, cluster_of, tracking_of
 from flows.states import cancelling
-from tasks.artifacts import show_results
+from tasks.artifacts import TrainingProgress, log_places, page_name, show_results
 from tasks.engine.config import Config
 from tasks.engine.home import Home, digest_of
+from tasks.engine.progress import listening
 from tasks.engine.report import Report
 from tasks.engine.secrets import (
     check_by_reference,
@@ -28,7 +30,9 @@ from tasks.evaluate import evaluate_model
 from tasks.ingest import ingest_table
 from tasks.ledger import RunFolder, State, under_way
 from tasks.normalize import fit_scaler
+from tasks.pages import Pages, pages_of
 from tasks.record import (
+    FLOW_RUN_URL,
     Findings,
     Logged,
     NotRecorded,
@@ -38,6 +42,7 @@ from tasks.record import (
     record_run,
     rounds_to,
 )
+from tasks.system_metrics import system_metrics
 from tasks.tracking import Recorder, Status, open_run
 from tasks.train import train_model
 
@@ -96,6 +101,8 @@ def train_flow(config: Config, home: str | None = None) -> Outcome:
         cancelling(str(flow_run.id)),
         recording(config, place) as (recorder, folder),
         cluster_of(config.cluster, place, referred(config.data.source)) as client,
+        system_metrics(recorder, client),
+        shown(config, recorder, client) as pages,
     ):
         with clock.step("ingest"):
             dataset, plan = ingest_table(config, place, client)
@@ -119,7 +126,7 @@ def train_flow(config: Config, home: str | None = None) -> Outcome:
         with clock.step("record"):
             logged = record_run(found, recorder, folder)
         summary = _summary(found, logged, recorder, clock)
-        show_results(report, summary, recorder)
+        show_results(pages, found, logged, recorder)
     return Outcome(
         summary=summary,
         report=report,
@@ -127,6 +134,17 @@ def train_flow(config: Config, home: str | None = None) -> Outcome:
         links=_links(config, recorder, logged),
         trained_rounds=trained.rounds,
     )
+
+
+@contextmanager
+def shown(config: Config, recorder: Recorder, client: Any) -> Iterator[Pages]:
+    """What Prefect's pages show of this run while it lasts; the log says where else to look."""
+    dashboard = client.dashboard_link if config.cluster.dashboard else None
+    log_places(config, recorder, client, dashboard)
+    with pages_of(str(flow_run.id)) as pages:
+        progress = TrainingProgress(pages, page_name(config), dashboard)
+        with listening(progress.hear):
+            yield pages
 
 
 @contextmanager
@@ -144,8 +162,7 @@ def recording(config: Config, home: Home) -> Iterator[tuple[Recorder, RunFolder]
     with under_way(home, run_id, key) as folder:
         uri = tracking_of(config.track.experiment, home)
         place = without_secrets(uri)
-        url = without_secrets(str(flow_run.ui_url or ""))
-        tags = {"prefect.flow_run_id": run_id, "prefect.flow_run_url": url}
+        tags = {"prefect.flow_run_id": run_id, FLOW_RUN_URL: _flow_run_url()}
         recorder = open_run(
             uri,
             config.track.experiment,
@@ -171,6 +188,11 @@ def recording(config: Config, home: Home) -> Iterator[tuple[Recorder, RunFolder]
         folder.update(state="finished" if ended.complete else "failed", recorded=ended.complete)
         if not ended.complete:
             raise not_taken(ended, folder, config)
+
+
+def _flow_run_url() -> str:
+    """The run's page in Prefect; none of the embedded server, which ends with the command."""
+    return "" if os.environ.get("PREFECT_HOME") else without_secrets(str(flow_run.ui_url or ""))
 
 
 def _patience(error: BaseException, config: Config) -> float:

@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import platform
+import re
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,8 +13,9 @@ from fsspec.core import url_to_fs
 from mlflow.exceptions import MlflowException
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
 
-from tasks import plots
+from tasks import description, plots
 from tasks.engine.config import Config, flatten
 from tasks.engine.dataset import Dataset, Frozen
 from tasks.engine.errors import RunError
@@ -30,6 +32,7 @@ from tasks.train import Trained
 
 EXAMPLE_ROWS = 3
 FINDINGS = "findings.json"
+FLOW_RUN_URL = "prefect.flow_run_url"
 PACKAGES = ("boostline", "xgboost", "xgboost-cu13", "dask", "mlflow", "numpy", "pandas", "prefect")
 
 
@@ -60,7 +63,16 @@ def begin(recorder: Recorder, config: Config, tags: Mapping[str, str]) -> None:
     settings = flatten(config)
     settings["data.source"] = config.data.shown
     recorder.params(settings)
-    recorder.tags({**_versions(), "code_revision": _revision(), **config.track.tags, **tags})
+    known = {
+        **_versions(),
+        **_source(),
+        "model": config.track.model or "",
+        "data": description.table_name(config),
+        "cluster": config.cluster.kind,
+        description.NOTE: description.beginning(config, tags.get(FLOW_RUN_URL, "")),
+    }
+    recorder.tags({name: value for name, value in known.items() if value})
+    recorder.tags({**config.track.tags, **tags})
 
 
 def describe_data(recorder: Recorder, dataset: Dataset, plan: Plan, profile: Profile) -> None:
@@ -105,6 +117,8 @@ def record_run(found: Findings, recorder: Recorder, folder: RunFolder) -> Logged
     tell(Progress("record", 0, 1, ""))
     folder.keep(FINDINGS, found)
     logged = finish_recording(found, recorder, folder)
+    version = f", version {logged.version} of {found.config.track.model}" if logged.version else ""
+    get_run_logger().info("Recorded %s%s", logged.model_uri, version)
     tell(Progress("record", 1, 1, ""))
     return logged
 
@@ -119,6 +133,7 @@ def finish_recording(found: Findings, recorder: Recorder, folder: RunFolder) -> 
             "device": trained.device,
             "workers": str(trained.workers),
             "rounds": str(trained.best_rounds),
+            "resumed": "yes" if trained.resumed_from_round else "no",
             "resumed_from_round": str(trained.resumed_from_round),
             "recoveries": str(trained.recoveries),
             **({"matrix": trained.matrix} if trained.matrix else {}),
@@ -130,9 +145,26 @@ def finish_recording(found: Findings, recorder: Recorder, folder: RunFolder) -> 
     if not state.complete:
         raise not_taken(state, folder, found.config)
     try:
-        return _log_model(found, recorder)
+        logged = _log_model(found, recorder)
+        recorder.tags({description.NOTE: _note(found, logged, recorder)})
     except (MlflowException, OSError) as error:
         raise NotRecorded(_kept(without_secrets(str(error)), folder)) from error
+    return logged
+
+
+def _note(found: Findings, logged: Logged, recorder: Recorder) -> str:
+    """The run's description in markdown."""
+    config, model = found.config, logged.model_uri.removeprefix("models:/")
+    name = f"{config.track.model}/{logged.version}" if logged.version else logged.model_uri
+    lines = [
+        f"- Data: {description.data(config, found.dataset, found.plan, found.profile)}",
+        f"- Model: `{model}`; score rows with `boostline predict {name} ROWS OUT`",
+        f"- Trained on {description.made_by(found.trained)}",
+    ]
+    if url := recorder.client.get_run(recorder.run_id).data.tags.get(FLOW_RUN_URL):
+        lines.append(f"- [Flow run in Prefect]({url})")
+    result = description.result(config, found.trained, found.report)
+    return "\n\n".join([result, description.sides(found.report), "\n".join(lines)])
 
 
 def not_taken(state: Recorded, folder: RunFolder, config: Config) -> NotRecorded:
@@ -186,14 +218,10 @@ def _final_metrics(report: Report) -> dict[str, float]:
 
 
 def _draw(recorder: Recorder, plan: Plan, trained: Trained, report: Report) -> None:
-    target = plan.target.name
-    figures = {
-        "learning_curve": plots.learning_curve(trained.r2_by_round, trained.best_rounds),
-        "predicted_actual": plots.predicted_actual(report, target),
-        "residuals": plots.residuals(report, target),
-        "importance": plots.importance(trained.gains),
-    }
-    for name, figure in figures.items():
+    drawn = plots.pictures(
+        report, plan.target.name, trained.r2_by_round, trained.best_rounds, trained.gains
+    )
+    for name, figure in drawn.items():
         recorder.figure(figure, f"plots/{name}.png")
     gains = dict(sorted(trained.gains.items(), key=lambda item: -item[1]))
     recorder.text(json.dumps(gains, indent=1, ensure_ascii=False), "importance.json")
@@ -207,6 +235,18 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _source() -> dict[str, str]:
+    """What ran, in the tags that MLflow's pages show as a run's source."""
+    revision = _revision()
+    commit = revision.removesuffix("-dirty")
+    return {
+        "code_revision": revision,
+        "mlflow.source.name": "boostline train",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": commit if re.fullmatch(r"[0-9a-f]{40}", commit) else "",
+    }
 
 
 def _revision() -> str:
