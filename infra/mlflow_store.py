@@ -40,6 +40,10 @@ engine.dispose()
 """
 
 
+# MLflow's pages open an experiment of this kind with its runs, not with traces of language models.
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+
+
 class MlflowStoreError(RuntimeError):
     """The embedded MLflow store could not be made or brought up to date."""
 
@@ -115,7 +119,7 @@ def open_experiment(tracking_uri: str, name: str, home: Path) -> str:
     if found := client.get_experiment_by_name(name):
         return str(found.experiment_id)
     try:
-        return str(client.create_experiment(name, artifact_location=location))
+        return str(client.create_experiment(name, artifact_location=location, tags=KIND))
     except MlflowException:
         # Another process made it between the two calls; anything else is raised again.
         if found := client.get_experiment_by_name(name):

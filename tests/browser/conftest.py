@@ -35,16 +35,18 @@ def browser() -> Iterator[Any]:
     sync_api = pytest.importorskip(
         "playwright.sync_api", reason="the extra `browser` (playwright) is not installed"
     )
-    with sync_api.sync_playwright() as playwright:
-        with playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS]) as browser:
-            yield browser
+    with (
+        sync_api.sync_playwright() as playwright,
+        playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS]) as browser,
+    ):
+        yield browser
 
 
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
-    """A tab of its own; what does not show within 30 s fails the test."""
+    """A tab of its own; what does not show within a minute fails the test."""
     context = browser.new_context(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
-    context.set_default_timeout(30_000)
+    context.set_default_timeout(60_000)
     yield context.new_page()
     context.close()
 

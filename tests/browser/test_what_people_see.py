@@ -66,7 +66,7 @@ def test_from_the_form_to_the_record(stand: Stand, deployment: str, page: Any) -
     for text in HELP:
         page.get_by_text(text).first.wait_for()
     rounds = page.locator("input[type=number]").and_(
-        page.get_by_label(re.compile("estimators", re.I))
+        page.get_by_label(re.compile("estimators", re.IGNORECASE))
     )
     assert rounds.input_value() == "100"
     screenshot(page, "prefect-form")

@@ -112,7 +112,7 @@ def test_the_log_in_prefect(seen: Seen) -> None:
         r"Target target in the train rows: -?\d+\.\d to \d+\.\d, mean .*, deviation .*",
         r"\d+ rows? (was|were) set aside: breaks 'feature_1 < 2'\.",
         "Going on from the checkpoint of round 40",
-        "Training on 2 workers from round 41 on",
+        "Training on 1 worker from round 41 on",
         r"Round 100 of 100: valid R² 0\.\d{4}, RMSE \d+\.\d+",
         rf"R² of the test rows: {seen.second.r2:.4f}; RMSE .*",
         rf"Recorded {seen.second.model_uri}, version 2 of seen",
