@@ -15,6 +15,7 @@ from prefect.runtime import flow_run
 from flows.places import aside, cluster_of, tracking_of
 from flows.states import cancelling
 from tasks.artifacts import TrainingProgress, log_places, page_name, show_results
+from tasks.description import mlflow_page
 from tasks.engine.config import Config
 from tasks.engine.home import Home, digest_of
 from tasks.engine.progress import listening
@@ -102,7 +103,7 @@ def train_flow(config: Config, home: str | None = None) -> Outcome:
         recording(config, place) as (recorder, folder),
         cluster_of(config.cluster, place, referred(config.data.source)) as client,
         system_metrics(recorder, client),
-        shown(config, recorder, client) as pages,
+        shown(config, recorder, client) as (pages, page),
     ):
         with clock.step("ingest"):
             dataset, plan = ingest_table(config, place, client)
@@ -126,7 +127,7 @@ def train_flow(config: Config, home: str | None = None) -> Outcome:
         with clock.step("record"):
             logged = record_run(found, recorder, folder)
         summary = _summary(found, logged, recorder, clock)
-        show_results(pages, found, logged, recorder)
+        show_results(pages, found, logged, recorder, page)
     return Outcome(
         summary=summary,
         report=report,
@@ -137,14 +138,19 @@ def train_flow(config: Config, home: str | None = None) -> Outcome:
 
 
 @contextmanager
-def shown(config: Config, recorder: Recorder, client: Any) -> Iterator[Pages]:
-    """What Prefect's pages show of this run while it lasts; the log says where else to look."""
+def shown(config: Config, recorder: Recorder, client: Any) -> Iterator[tuple[Pages, str]]:
+    """What Prefect's pages show of this run while it lasts, and the run's page in MLflow.
+
+    The log says where else to look.
+    """
     dashboard = client.dashboard_link if config.cluster.dashboard else None
-    log_places(config, recorder, client, dashboard)
+    uri = without_secrets(recorder.client.tracking_uri)
+    page = mlflow_page(recorder.client, recorder.run_id, uri if uri.startswith("http") else "")
+    log_places(config, recorder, client, page, dashboard)
     with pages_of(str(flow_run.id)) as pages:
         progress = TrainingProgress(pages, page_name(config), dashboard)
         with listening(progress.hear):
-            yield pages
+            yield pages, page
 
 
 @contextmanager

@@ -37,10 +37,14 @@ def page_name(config: Config) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "boostline"
 
 
-def log_places(config: Config, recorder: Recorder, client: Any, dashboard: str | None) -> None:
-    """Says in the flow's log where the run is recorded and where it computes."""
+def log_places(
+    config: Config, recorder: Recorder, client: Any, page: str, dashboard: str | None
+) -> None:
+    """Says in the flow's log where the run is recorded and where it computes.
+
+    `page` is the run's in MLflow, empty where no server shows it.
+    """
     log = get_run_logger()
-    page = description.mlflow_page(recorder.client, recorder.run_id)
     place = page or f"{recorder.run_id} in {without_secrets(recorder.client.tracking_uri)}"
     log.info("MLflow run: %s", place)
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
@@ -91,8 +95,13 @@ def _note(progress: Progress) -> str:
     return f" · {progress.note}" if progress.note else ""
 
 
-def show_results(pages: Pages, found: Findings, logged: Logged, recorder: Recorder) -> None:
-    """The table `NAME-metrics` beside the last run and the champion, and the page `NAME-report`."""
+def show_results(
+    pages: Pages, found: Findings, logged: Logged, recorder: Recorder, page: str
+) -> None:
+    """The table `NAME-metrics` beside the last run and the champion, and the page `NAME-report`.
+
+    `page` is the run's in MLflow, empty where no server shows it.
+    """
     name = page_name(found.config)
     try:
         compared = comparison.compare(recorder.client, recorder.run_id, found.config.track.model)
@@ -108,13 +117,13 @@ def show_results(pages: Pages, found: Findings, logged: Logged, recorder: Record
         Page(
             f"{name}-report",
             "markdown",
-            report(found, logged, recorder),
+            report(found, logged, recorder, page),
             "What the run came to, with its plots",
         )
     )
 
 
-def report(found: Findings, logged: Logged, recorder: Recorder) -> str:
+def report(found: Findings, logged: Logged, recorder: Recorder, page: str) -> str:
     """The report in markdown, its plots within it: they show wherever the page is looked at."""
     drawn = pictures(
         found.report,
@@ -130,7 +139,7 @@ def report(found: Findings, logged: Logged, recorder: Recorder) -> str:
         for part in (
             description.result(found.config, found.trained, found.report),
             description.sides(found.report),
-            "\n".join(_links(found, logged, recorder)),
+            "\n".join(_links(found, logged, recorder, page)),
             "\n".join(f"- {note}" for note in notes),
             *images,
             description.categories(found.report),
@@ -139,8 +148,7 @@ def report(found: Findings, logged: Logged, recorder: Recorder) -> str:
     )
 
 
-def _links(found: Findings, logged: Logged, recorder: Recorder) -> list[str]:
-    page = description.mlflow_page(recorder.client, recorder.run_id)
+def _links(found: Findings, logged: Logged, recorder: Recorder, page: str) -> list[str]:
     run = f"`{recorder.run_id}` in `{without_secrets(recorder.client.tracking_uri)}`"
     lines = [f"- MLflow: run {run}"]
     if page:

@@ -1,13 +1,13 @@
 """A run in markdown, as MLflow's description and Prefect's report have it."""
 
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from tasks.engine.config import Config
 from tasks.engine.dataset import Dataset
 from tasks.engine.profile import Profile
 from tasks.engine.report import SIDES, Metrics, Report, Slice
 from tasks.engine.rows import Plan
-from tasks.engine.secrets import without_secrets
 from tasks.figures import amount, figure, percent, score
 from tasks.train import Trained
 
@@ -20,13 +20,18 @@ def table_name(config: Config) -> str:
     return config.data.shown.partition("?")[0].rstrip("/").rsplit("/", 1)[-1] or config.data.shown
 
 
-def mlflow_page(client: MlflowClient, run_id: str) -> str | None:
-    """The run's page in MLflow; None where the store is a database that no server shows."""
-    uri = without_secrets(client.tracking_uri)
-    if not uri.startswith(("http://", "https://")):
-        return None
-    experiment = client.get_run(run_id).info.experiment_id
-    return f"{uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
+def mlflow_page(client: MlflowClient, run_id: str, pages: str) -> str:
+    """The run's page in MLflow, whose pages are at the address `pages`; empty where that is.
+
+    Empty too where MLflow does not answer just now: for a link no run is given up.
+    """
+    if not pages:
+        return ""
+    try:
+        experiment = client.get_run(run_id).info.experiment_id
+    except (MlflowException, OSError):
+        return ""
+    return f"{pages.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
 
 
 def beginning(config: Config, flow_run_url: str) -> str:
