@@ -40,10 +40,6 @@ engine.dispose()
 """
 
 
-# MLflow's pages open an experiment of this kind with its runs, not with traces of language models.
-KIND = {"mlflow.experimentKind": "custom_model_development"}
-
-
 class MlflowStoreError(RuntimeError):
     """The embedded MLflow store could not be made or brought up to date."""
 
@@ -119,7 +115,7 @@ def open_experiment(tracking_uri: str, name: str, home: Path) -> str:
     if found := client.get_experiment_by_name(name):
         return str(found.experiment_id)
     try:
-        return str(client.create_experiment(name, artifact_location=location, tags=KIND))
+        return str(client.create_experiment(name, artifact_location=location))
     except MlflowException:
         # Another process made it between the two calls; anything else is raised again.
         if found := client.get_experiment_by_name(name):

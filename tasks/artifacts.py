@@ -14,7 +14,7 @@ from tasks.engine.progress import Progress
 from tasks.engine.secrets import without_secrets
 from tasks.figures import amount, duration
 from tasks.pages import Page, Pages
-from tasks.plots import pictures, small_png
+from tasks.plots import small
 from tasks.record import Findings, Logged
 from tasks.tracking import Recorder
 
@@ -125,14 +125,7 @@ def show_results(
 
 def report(found: Findings, logged: Logged, recorder: Recorder, page: str) -> str:
     """The report in markdown, its plots within it: they show wherever the page is looked at."""
-    drawn = pictures(
-        found.report,
-        found.plan.target.name,
-        found.trained.r2_by_round,
-        found.trained.best_rounds,
-        found.trained.gains,
-    )
-    images = [f"![{ALT[name]}]({_data_uri(figure)})" for name, figure in drawn.items()]
+    images = [f"![{ALT[name]}]({_data_uri(png)})" for name, png in logged.pictures.items()]
     notes = [*found.dataset.notes, *found.profile.notes, *found.trained.notes]
     return "\n\n".join(
         part
@@ -166,5 +159,5 @@ def _links(found: Findings, logged: Logged, recorder: Recorder, page: str) -> li
     ]
 
 
-def _data_uri(figure: Any) -> str:
-    return f"data:image/png;base64,{base64.b64encode(small_png(figure)).decode()}"
+def _data_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(small(png)).decode()}"

@@ -85,9 +85,9 @@ def png(figure: Figure) -> bytes:
         return file.getvalue()
 
 
-def small_png(figure: Figure) -> bytes:
-    """The figure as a PNG of few colours, a fifth of the size: for where it lies within a text."""
-    with Image.open(io.BytesIO(png(figure))) as image, io.BytesIO() as file:
+def small(picture: bytes) -> bytes:
+    """A PNG of few colours, a fifth of the size: for where it lies within a text."""
+    with Image.open(io.BytesIO(picture)) as image, io.BytesIO() as file:
         image.convert("RGB").quantize(COLORS).save(file, "PNG", optimize=True)
         return file.getvalue()
 

@@ -37,10 +37,14 @@ PACKAGES = ("boostline", "xgboost", "xgboost-cu13", "dask", "mlflow", "numpy", "
 
 
 class Logged(Frozen):
-    """Where the model is: `models:/<id>`, and its version where it was registered."""
+    """Where the model is: `models:/<id>`, and its version where it was registered.
+
+    `pictures` are the plots, PNGs by their names.
+    """
 
     model_uri: str
     version: str | None
+    pictures: dict[str, bytes]
 
 
 class Findings(Frozen):
@@ -140,12 +144,12 @@ def finish_recording(found: Findings, recorder: Recorder, folder: RunFolder) -> 
         }
     )
     recorder.text(found.report.model_dump_json(indent=1), "report.json")
-    _draw(recorder, found.plan, trained, found.report)
+    pictures = _draw(recorder, found.plan, trained, found.report)
     state = recorder.flush(found.config.track.timeout)
     if not state.complete:
         raise not_taken(state, folder, found.config)
     try:
-        logged = _log_model(found, recorder)
+        logged = _log_model(found, recorder, pictures)
         recorder.tags({description.NOTE: _note(found, logged, recorder)})
     except (MlflowException, OSError) as error:
         raise NotRecorded(_kept(without_secrets(str(error)), folder)) from error
@@ -182,7 +186,7 @@ def _kept(cause: str, folder: RunFolder) -> str:
     )
 
 
-def _log_model(found: Findings, recorder: Recorder) -> Logged:
+def _log_model(found: Findings, recorder: Recorder, pictures: dict[str, bytes]) -> Logged:
     config, dataset, trained = found.config, found.dataset, found.trained
     kinds = {column.name: column.kind for column in dataset.columns}
     names = found.plan.names
@@ -200,7 +204,7 @@ def _log_model(found: Findings, recorder: Recorder) -> Logged:
             tags={"model_sha256": trained.model_sha256, "dataset_digest": str(dataset.digest)},
             metrics=["test_r2", "test_rmse", "test_mae"],
         )
-    return Logged(model_uri=info.model_uri, version=info.version)
+    return Logged(model_uri=info.model_uri, version=info.version, pictures=pictures)
 
 
 def _final_metrics(report: Report) -> dict[str, float]:
@@ -217,14 +221,16 @@ def _final_metrics(report: Report) -> dict[str, float]:
     return {name: value for name, value in found.items() if value == value}
 
 
-def _draw(recorder: Recorder, plan: Plan, trained: Trained, report: Report) -> None:
+def _draw(recorder: Recorder, plan: Plan, trained: Trained, report: Report) -> dict[str, bytes]:
     drawn = plots.pictures(
         report, plan.target.name, trained.r2_by_round, trained.best_rounds, trained.gains
     )
-    for name, figure in drawn.items():
-        recorder.figure(figure, f"plots/{name}.png")
+    pictures = {
+        name: recorder.figure(figure, f"plots/{name}.png") for name, figure in drawn.items()
+    }
     gains = dict(sorted(trained.gains.items(), key=lambda item: -item[1]))
     recorder.text(json.dumps(gains, indent=1, ensure_ascii=False), "importance.json")
+    return pictures
 
 
 def _versions() -> dict[str, str]:

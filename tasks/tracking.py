@@ -186,12 +186,14 @@ class Recorder:
         folder, _, file = name.rpartition("/")
         self._file({"folder": folder}, file, content.encode())
 
-    def figure(self, figure: "Figure", name: str) -> None:
-        """A matplotlib figure as it is now; `name` as in `plots/residuals.png`."""
+    def figure(self, figure: "Figure", name: str) -> bytes:
+        """A matplotlib figure as it is now, `name` as in `plots/residuals.png`; its content."""
         folder, _, file = name.rpartition("/")
         place = self._spool.place(file)
         figure.savefig(place, format=file.rpartition(".")[2])
+        content = place.read_bytes()
         self._record({"kind": "artifact", "folder": folder, "file": self._spool.relative(place)})
+        return content
 
     def dataset(
         self,

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,12 +52,13 @@ def page(browser: Any) -> Iterator[Any]:
     context.close()
 
 
-def screenshot(page: Any, name: str) -> None:
-    """What the tab shows, as `BOOSTLINE_SCREENSHOTS/NAME.png`, where that folder is given."""
+def screenshot(page: Any, name: str, width: int = WIDTH, height: int = HEIGHT) -> None:
+    """The tab's upper left part, as `BOOSTLINE_SCREENSHOTS/NAME.png`, where that is given."""
     if SCREENSHOTS is None:
         return
-    page.wait_for_timeout(500)  # what moves in has come to rest
-    with Image.open(io.BytesIO(page.screenshot())) as image:
+    page.wait_for_timeout(4_000)  # what moves in has come to rest, pictures are drawn
+    clip = {"x": 0, "y": 0, "width": width, "height": height}
+    with Image.open(io.BytesIO(page.screenshot(clip=clip))) as image:
         small = image.convert("RGB").quantize(COLORS)
         Path(SCREENSHOTS).mkdir(parents=True, exist_ok=True)
         small.save(Path(SCREENSHOTS, f"{name}.png"), optimize=True)
@@ -82,7 +84,8 @@ class Stand:
 def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
     from infra.prefect_server import start_embedded_prefect
 
-    folder = tmp_path_factory.mktemp("stand")
+    # its name is in the pictures
+    folder = Path(tempfile.mkdtemp(prefix="houses-"))
     mlflow = MlflowServer(tmp_path_factory.mktemp("mlflow"))
     mlflow.start()
     worker = None
@@ -110,3 +113,4 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
             worker.kill()
             worker.wait()
         mlflow.kill()
+        shutil.rmtree(folder)

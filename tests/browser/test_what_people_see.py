@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import POOL, Stand, screenshot
+from tests.browser.conftest import HEIGHT, POOL, WIDTH, Stand, screenshot
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
 
 ROUNDS = 300
+RUN_HEIGHT = 1500  # with the log
+MLFLOW_WIDTH, ASSISTANT_WIDTH = 1340, 336
 HELP = (
     "The numeric column to predict.",
     "Share of test rows.",
@@ -79,9 +81,11 @@ def test_from_the_form_to_the_record(stand: Stand, deployment: str, page: Any) -
     )
 
     # the run's page: its tasks by name, its log
+    page.set_viewport_size({"width": WIDTH, "height": RUN_HEIGHT})
     page.goto(f"{stand.prefect}/v2/runs/flow-run/{run['id']}")
     page.get_by_text(re.compile(r"Round 300 of 300: valid R² 0\.8")).first.wait_for()
-    screenshot(page, "prefect-run")
+    screenshot(page, "prefect-run", height=RUN_HEIGHT)
+    page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
     page.get_by_role("tab", name="Artifacts").click()
     for key in ("houses-progress", "houses-metrics", "houses-report"):
         page.get_by_text(key, exact=True).first.wait_for()
@@ -111,19 +115,21 @@ def test_from_the_form_to_the_record(stand: Stand, deployment: str, page: Any) -
     assert link.startswith(f"{stand.mlflow}/#/experiments/")
 
     # MLflow, where that link leads: description, charts by round, plots, the model
+    # MLflow's assistant takes the right of the page
+    page.set_viewport_size({"width": MLFLOW_WIDTH + ASSISTANT_WIDTH, "height": HEIGHT})
     page.goto(link)
     page.get_by_text(re.compile(r"\(95 %: 0\.8")).wait_for()
     page.get_by_text("houses", exact=True).first.wait_for()
     back = page.get_by_role("link", name="Flow run in Prefect").get_attribute("href")
     assert back == f"{stand.prefect}/runs/flow-run/{run['id']}" or back.endswith(run["id"])
-    screenshot(page, "mlflow-run")
+    screenshot(page, "mlflow-run", width=MLFLOW_WIDTH)
     page.goto(f"{link}/model-metrics")
     page.get_by_placeholder("Search metric charts").fill("round")
     page.locator(".js-plotly-plot .scatterlayer .trace").nth(3).wait_for(state="attached")
-    screenshot(page, "mlflow-charts")
+    screenshot(page, "mlflow-charts", width=MLFLOW_WIDTH)
     page.goto(f"{link}/artifacts/plots/predicted_actual.png")
     image = page.locator("img[src^='blob:'], img[src*='predicted_actual']").first
     image.wait_for()
-    screenshot(page, "mlflow-plot")
+    screenshot(page, "mlflow-plot", width=MLFLOW_WIDTH)
     page.goto(f"{link}/system-metrics")
     page.get_by_text("system/workers", exact=False).first.wait_for()
