@@ -25,7 +25,6 @@ FLAGS = (
 )  # fmt: skip
 WIDTH, HEIGHT = 1280, 860
 SCREENSHOTS = os.environ.get("BOOSTLINE_SCREENSHOTS")
-COLORS = 128
 POOL = "seen"
 
 
@@ -59,7 +58,7 @@ def screenshot(page: Any, name: str, width: int = WIDTH, height: int = HEIGHT) -
     page.wait_for_timeout(4_000)  # what moves in has come to rest, pictures are drawn
     clip = {"x": 0, "y": 0, "width": width, "height": height}
     with Image.open(io.BytesIO(page.screenshot(clip=clip))) as image:
-        small = image.convert("RGB").quantize(COLORS)
+        small = image.convert("RGB").quantize(256, Image.Quantize.FASTOCTREE)
         Path(SCREENSHOTS).mkdir(parents=True, exist_ok=True)
         small.save(Path(SCREENSHOTS, f"{name}.png"), optimize=True)
 
