@@ -48,7 +48,7 @@ def open_local(plan: ClusterPlan) -> Iterator[Client]:
         "MKL_NUM_THREADS": threads,
         "OPENBLAS_NUM_THREADS": threads,
         # Dask's own default, kept since setting the table replaces it.
-        "MALLOC_TRIM_THRESHOLD_": "65536",
+        "MALLOC_TRIM_THRESHOLD_": "134217728",
         **plan.environment,
     }
     if plan.quiet:
