@@ -119,9 +119,11 @@ def pages_of(flow_run_id: str) -> Iterator[Pages]:
     pages = Pages(flow_run_id)
     try:
         yield pages
-    finally:
-        if missing := pages.close():
-            get_run_logger().warning(
-                "Prefect did not take the artifacts %s in time; MLflow has what they show.",
-                ", ".join(missing),
-            )
+    except BaseException:
+        pages.close(0)  # who interrupts a run wants its workers back
+        raise
+    if missing := pages.close():
+        get_run_logger().warning(
+            "Prefect did not take the artifacts %s in time; MLflow has what they show.",
+            ", ".join(missing),
+        )

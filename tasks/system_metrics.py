@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import psutil
+from mlflow.exceptions import MlflowException
 
 from tasks.tracking import Recorder
 
@@ -48,8 +49,10 @@ def system_metrics(recorder: Recorder, client: Any) -> Iterator[None]:
 def _sample(recorder: Recorder, client: Any, ended: threading.Event) -> None:
     driver, began = psutil.Process(), time.monotonic()
     driver.cpu_percent(), psutil.cpu_percent()  # since when the first sample counts
-    # a run that goes on adds to what it has
-    step = recorder.last_step(f"{PREFIX}/driver/memory_megabytes")
+    step = 0
+    with suppress(MlflowException, OSError):  # it may be away just now
+        # a run that goes on adds to what it has
+        step = recorder.last_step(f"{PREFIX}/driver/memory_megabytes")
     while not ended.wait(_interval(time.monotonic() - began)):
         step += 1
         values = {**driver_sample(driver), **worker_sample(client)}
