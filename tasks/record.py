@@ -165,9 +165,9 @@ def _note(found: Findings, logged: Logged, recorder: Recorder) -> str:
         f"- Model: `{model}`; score rows with `boostline predict {name} ROWS OUT`",
         f"- Trained on {description.made_by(found.trained)}",
     ]
-    if url := recorder.client.get_run(recorder.run_id).data.tags.get(FLOW_RUN_URL):
-        lines.append(f"- [Flow run in Prefect]({url})")
     result = description.result(config, found.trained, found.report)
+    if url := recorder.client.get_run(recorder.run_id).data.tags.get(FLOW_RUN_URL):
+        result += f" [Flow run in Prefect]({url})"  # MLflow folds what comes later
     return "\n\n".join([result, description.sides(found.report), "\n".join(lines)])
 
 

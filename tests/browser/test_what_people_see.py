@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
 
 ROUNDS = 300
 RUN_HEIGHT = 1500  # with the log
-MLFLOW_WIDTH, ASSISTANT_WIDTH = 1340, 336
+MLFLOW_WIDTH, ASSISTANT_WIDTH = 1244, 432
 HELP = (
     "The numeric column to predict.",
     "Share of test rows.",

@@ -134,7 +134,7 @@ def test_the_run_in_mlflow(seen: Seen) -> None:
     assert note.startswith(f"Test R² **{seen.second.r2:.4f}** (95 %: ")
     url = tags["prefect.flow_run_url"]
     assert url.endswith(seen.second.flow_run_id)
-    assert note.endswith(f"- [Flow run in Prefect]({url})")
+    assert note.splitlines()[0].endswith(f" [Flow run in Prefect]({url})")
     assert "score rows with `boostline predict seen/2 ROWS OUT`" in note
     found = seen.client.search_runs(
         [run.info.experiment_id], "tags.model = 'seen' and tags.resumed = 'no'"
