@@ -10,7 +10,8 @@ import xgboost
 
 from tasks.engine.boost import BoostSpec
 from tasks.engine.checkpoints import CheckpointStore
-from tasks.engine.config import BoostConfig, ClusterConfig, Config
+from tasks.engine.cluster_config import ClusterConfig
+from tasks.engine.config import BoostConfig, Config
 from tasks.engine.dataset import Dataset, RowGroup
 from tasks.engine.fold import Bundle, bundles, rows_of_batch
 from tasks.engine.group import TrainResult, train
