@@ -150,7 +150,7 @@ def test_the_machines_in_mlflow(seen: Seen) -> None:
     assert 50 < largest < metrics["system/workers/memory_megabytes"] < 2.5 * largest
     assert 0 <= metrics["system/host/memory_percentage"] <= 100
     points = seen.client.get_metric_history(
-        seen.second.mlflow_run_id, "system/workers/memory_megabytes"
+        seen.second.mlflow_run_id, "system/driver/memory_megabytes"
     )
     assert [point.step for point in points] == list(range(1, len(points) + 1))
     assert len(points) > 2
