@@ -11,7 +11,7 @@ from pathlib import Path
 from prefect import flow
 from prefect.runtime import flow_run
 
-from flows.places import aside, cluster_of, tracking_of
+from flows.places import aside, chosen, cluster_of, device_of, telemetry, tracking_of
 from flows.states import cancelling
 from tasks.artifacts import show_results
 from tasks.engine.config import Config
@@ -92,19 +92,23 @@ def train_flow(config: Config, home: str | None = None) -> Outcome:
     """
     check_by_reference(config.data.source)
     clock, place = Clock(), Home.at(home)
+    cluster, notes = chosen(config.cluster)
     with (
         cancelling(str(flow_run.id)),
         recording(config, place) as (recorder, folder),
-        cluster_of(config.cluster, place, referred(config.data.source)) as client,
+        cluster_of(cluster, place, referred(config.data.source)) as client,
+        telemetry(client, device := device_of(client, cluster), recorder.metrics),
     ):
+        for note in notes:
+            recorder.tags({"cluster": note})
         with clock.step("ingest"):
             dataset, plan = ingest_table(config, place, client)
         with clock.step("normalize"):
-            dataset, profile = fit_scaler(config, dataset, plan, place, client)
+            dataset, profile = fit_scaler(config, dataset, plan, place, client, device)
         describe_data(recorder, dataset, plan, profile)
         with clock.step("train"):
             trained = train_model(
-                config, dataset, plan, profile, place, client, on_round=rounds_to(recorder)
+                config, dataset, plan, profile, place, client, rounds_to(recorder), device
             )
         with clock.step("evaluate"):
             report = evaluate_model(config, dataset, plan, profile, trained, place, client)
@@ -123,7 +127,7 @@ def train_flow(config: Config, home: str | None = None) -> Outcome:
     return Outcome(
         summary=summary,
         report=report,
-        notes=(*dataset.notes, *profile.notes, *aside(profile, place), *trained.notes),
+        notes=(*notes, *dataset.notes, *profile.notes, *aside(profile, place), *trained.notes),
         links=_links(config, recorder, logged),
         trained_rounds=trained.rounds,
     )

@@ -17,7 +17,8 @@ from distributed import Client, WorkerPlugin
 from distributed.worker import Worker
 
 from infra.address_cluster import open_address
-from infra.cluster_plan import ClusterError, ClusterPlan, TlsFiles, fresh_log
+from infra.cluster_plan import ClusterError, ClusterPlan, GpuPlan, TlsFiles, fresh_log
+from infra.cuda_cluster import open_cuda
 from infra.local_cluster import open_local
 
 __all__ = [
@@ -48,11 +49,13 @@ def open_cluster(
     imports: Sequence[str] = (),
     quiet: bool = True,
     tls: TlsFiles | None = None,
+    gpu: GpuPlan | None = None,
 ) -> Iterator[Client]:
     """Open a cluster, yield its client, and close what was opened.
 
     Args:
-        kind: `local` starts worker processes here, `address` uses a running scheduler.
+        kind: `local` starts worker processes here, `cuda` one for each GPU of this host, `address`
+            uses a running scheduler.
         workers: worker processes to start.
         threads: threads of each; the cores of this machine divided by `workers` by default.
         memory_limit: of each worker, as Dask takes it (`"4GB"`, bytes, `"auto"`, `None` or 0 for
@@ -66,6 +69,7 @@ def open_cluster(
         environment: variables of the worker processes, there before any library is loaded.
         imports: modules that the workers import in the background once they are up.
         tls: certificates, for `address`; nothing but TLS is spoken then.
+        gpu: settings of `cuda`.
         quiet: Dask's log lines and what workers print go to the two files, not to the terminal.
 
     Raises:
@@ -94,6 +98,7 @@ def open_cluster(
             quiet=quiet,
             tls=tls,
             environment=dict(environment or {}),
+            gpu=gpu or GpuPlan(),
         )
         if quiet:
             stack.enter_context(_logging_to(fresh_log(log_folder / "dask.log")))
@@ -182,11 +187,12 @@ class ImportAhead(WorkerPlugin):
         threading.Thread(target=run, name="import-ahead", daemon=True).start()
 
 
-# A new kind (cuda, kubernetes, slurm) is one file with a function that yields a client, and one
+# A new kind (kubernetes, slurm) is one file with a function that yields a client, and one
 # line here.
 CLUSTER_KINDS: dict[str, Callable[[ClusterPlan], AbstractContextManager[Client]]] = {
     "local": open_local,
     "address": open_address,
+    "cuda": open_cuda,
 }
 
 

@@ -25,6 +25,25 @@ class TlsFiles:
 
 
 @dataclass(frozen=True)
+class GpuPlan:
+    """Settings of the kind `cuda`.
+
+    `devices` are numbers or UUIDs as CUDA_VISIBLE_DEVICES takes them, all of this host's where
+    there are none. `memory_limit` is of one GPU, as Dask takes it, None for all of it. `allocator`
+    is RMM's for cuDF and CuPy: `async` is CUDA's own pool, which XGBoost can use beside it, `pool`
+    keeps `pool_size` for RMM alone, `none` allocates piece by piece. `spill` moves cuDF's columns
+    to the host where a GPU is full. `protocol` is `tcp` or `ucx`.
+    """
+
+    devices: tuple[str, ...] = ()
+    memory_limit: str | None = None
+    allocator: str = "async"
+    pool_size: str | None = None
+    spill: bool = True
+    protocol: str = "tcp"
+
+
+@dataclass(frozen=True)
 class ClusterPlan:
     """What a kind of cluster is opened with; see `open_cluster`."""
 
@@ -40,6 +59,7 @@ class ClusterPlan:
     quiet: bool
     tls: TlsFiles | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    gpu: GpuPlan = GpuPlan()
 
 
 def fresh_log(path: Path) -> Path:

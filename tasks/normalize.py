@@ -7,6 +7,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.engine.config import Config
 from tasks.engine.dataset import Dataset
+from tasks.engine.frames import Device
 from tasks.engine.home import Home
 from tasks.engine.profile import Profile, take_profile
 from tasks.engine.progress import Progress, reporter
@@ -25,7 +26,12 @@ from tasks.retrying import RETRIES, RETRY_DELAYS, may_help
 )
 @with_clean_errors
 def fit_scaler(
-    config: Config, dataset: Dataset, plan: Plan, home: Home, client: Any
+    config: Config,
+    dataset: Dataset,
+    plan: Plan,
+    home: Home,
+    client: Any,
+    device: Device = "cpu",
 ) -> tuple[Dataset, Profile]:
     """The dataset with content digests, and its profile. Raises UserError as the profile does."""
     tell, rows = reporter(), dataset.rows
@@ -37,6 +43,7 @@ def fit_scaler(
         config,
         home,
         lambda done, total: tell(Progress("normalize", done, total)),
+        device,
     )
     tell(Progress("normalize", rows, rows))
     return found

@@ -13,6 +13,7 @@ from tasks.engine.checkpoints import CheckpointStore
 from tasks.engine.config import BoostConfig, ClusterConfig, Config
 from tasks.engine.dataset import Dataset, RowGroup
 from tasks.engine.fold import Bundle, bundles, rows_of_batch
+from tasks.engine.frames import Device
 from tasks.engine.group import TrainResult, train
 from tasks.engine.home import Home, digest_of
 from tasks.engine.matrix import Batch, BatchSource, Float32, Sides
@@ -47,7 +48,7 @@ _PASSED_ON = (
 )
 
 
-def spec_of(config: Config, plan: Plan, profile: Profile, device: str = "cpu") -> BoostSpec:
+def spec_of(config: Config, plan: Plan, profile: Profile, device: Device = "cpu") -> BoostSpec:
     """The training of `config` on the target and features that the profile found."""
     boost = config.boost
     sides = [profile.target[side] for side in ("train", "valid") if side in profile.target]
@@ -68,7 +69,7 @@ def spec_of(config: Config, plan: Plan, profile: Profile, device: str = "cpu") -
         checkpoint_every=boost.checkpoint_every,
         column_chunk=boost.chunk,
         seed=boost.seed,
-        device="cuda" if device == "cuda" else "cpu",
+        device=device,
     )
 
 
@@ -111,16 +112,17 @@ class _Batches:
 
     plan: Plan
     encoder: str
+    device: Device = "cpu"
 
     def __call__(self, row_groups: Sequence[RowGroup]) -> Sequence[BatchSource]:
         encoder = Encoder.from_json(self.encoder)
         cut = bundles(row_groups, rows_of_batch(len(self.plan.features)))
-        return [partial(_read, bundle, self.plan, encoder) for bundle in cut]
+        return [partial(_read, bundle, self.plan, encoder, self.device) for bundle in cut]
 
 
-def _read(bundle: Bundle, plan: Plan, encoder: Encoder) -> Sides:
+def _read(bundle: Bundle, plan: Plan, encoder: Encoder, device: Device) -> Sides:
     """The rows of small files together: XGBoost takes its time for each batch it is given."""
-    sides = [_read_batch(batch, plan, encoder) for batch in bundle]
+    sides = [_read_batch(batch, plan, encoder, device) for batch in bundle]
     if len(sides) == 1:
         return sides[0]
     return Sides(
@@ -129,8 +131,8 @@ def _read(bundle: Bundle, plan: Plan, encoder: Encoder) -> Sides:
     )
 
 
-def _read_batch(batch: tuple[RowGroup, ...], plan: Plan, encoder: Encoder) -> Sides:
-    rows = load(batch, plan)
+def _read_batch(batch: tuple[RowGroup, ...], plan: Plan, encoder: Encoder, device: Device) -> Sides:
+    rows = load(batch, plan, device)
     with scoring(rows.path, rows.numbers):
         features = encoder.encode(rows.frame)
 
@@ -187,7 +189,7 @@ def boost(
         client,
         spec,
         dataset.row_groups(),
-        _Batches(plan, profile.encoder),
+        _Batches(plan, profile.encoder, spec.device),
         _Sample(profile.sample, profile.sample_share, profile.encoder),
         checkpoints_of(home, training_key(spec, dataset, plan, profile)),
         on_event,

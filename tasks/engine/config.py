@@ -270,12 +270,17 @@ class EvaluateConfig(Section):
 class ClusterConfig(Section):
     """Where it runs: never changes the model's bytes."""
 
-    kind: Literal["local", "address"] = Field(
-        "local", description="A Dask cluster of this host's, or a running one by its address."
+    kind: Literal["local", "address", "cuda", "auto"] = Field(
+        "local",
+        description="A Dask cluster of this host's cores, a running one by its address, this "
+        "host's GPUs, or those where there are any and its cores elsewhere (auto).",
     )
     workers: int = Field(2, description="Worker processes (local).", ge=1, le=1024)
     threads: int | None = Field(
-        None, description="Threads of a worker; this host's cores dealt out if unset.", ge=1
+        None,
+        description="Threads of a worker, of a GPU's 8 at most; this host's cores dealt out if "
+        "unset.",
+        ge=1,
     )
     memory_limit: Annotated[str | None, AfterValidator(_a_size)] = Field(
         None, description='Memory of a worker, as in "4GiB"; a share of this host\'s if unset.'
@@ -284,6 +289,28 @@ class ClusterConfig(Section):
         "auto",
         description="Whether binned features are read from the workers' scratch folders in every "
         "round: where they don't fit memory_limit, in any case, or never.",
+    )
+    gpus: Names = Field(
+        (),
+        description='GPUs by number or UUID, as in `["0", "1"]`, a worker for each; all if empty '
+        "(cuda).",
+    )
+    gpu_memory_limit: Annotated[str | None, AfterValidator(_a_size)] = Field(
+        None, description='Memory of a GPU that a training may take, as in "40GiB"; all if unset.'
+    )
+    gpu_allocator: Literal["async", "pool", "none"] = Field(
+        "async",
+        description="Memory of cuDF and CuPy: from CUDA's own pool, which XGBoost can use beside "
+        "them, from a pool of theirs, or piece by piece (cuda).",
+    )
+    gpu_pool_size: Annotated[str | None, AfterValidator(_a_size)] = Field(
+        None, description='Size of that pool, as in "20GiB"; half of the GPU if unset.'
+    )
+    gpu_spill: bool = Field(
+        True, description="Let cuDF move columns to the host where a GPU is full (cuda)."
+    )
+    protocol: Literal["tcp", "ucx"] = Field(
+        "tcp", description="How Dask's workers talk; XGBoost between GPUs speaks NCCL (cuda)."
     )
     address: str | None = Field(None, description="Scheduler, as in `tls://10.0.0.1:8786`.")
     tls_ca: str | None = Field(
@@ -326,8 +353,12 @@ class ClusterConfig(Section):
     def _consistent(self) -> "ClusterConfig":
         if self.kind == "address" and not self.address:
             raise ValueError("cluster.kind=address needs cluster.address")
-        if self.kind == "local" and self.address:
+        if self.kind != "address" and self.address:
             raise ValueError("cluster.address is for cluster.kind=address")
+        if self.gpus and self.kind not in ("cuda", "auto"):
+            raise ValueError("cluster.gpus is for cluster.kind=cuda")
+        if self.gpu_pool_size and self.gpu_allocator != "pool":
+            raise ValueError("cluster.gpu_pool_size needs cluster.gpu_allocator=pool")
         check_tls(
             self.kind,
             self.address or "",

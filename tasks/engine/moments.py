@@ -25,12 +25,15 @@ class Moments:
     def of(cls, columns: "list[Float64]") -> "Moments":
         """Of columns without missing values, each float64 (n_i,); two passes over each."""
         counts = np.array([len(column) for column in columns], dtype=np.float64)
-        means = np.array([column.mean() if len(column) else 0.0 for column in columns])
+        means = np.array([float(column.mean()) if len(column) else 0.0 for column in columns])
         m2 = np.array(
-            [np.square(column - mean).sum() for column, mean in zip(columns, means, strict=True)]
+            [
+                float(np.square(column - mean).sum())
+                for column, mean in zip(columns, means, strict=True)
+            ]
         )
-        low = np.array([column.min(initial=np.inf) for column in columns])
-        high = np.array([column.max(initial=-np.inf) for column in columns])
+        low = np.array([float(column.min()) if len(column) else np.inf for column in columns])
+        high = np.array([float(column.max()) if len(column) else -np.inf for column in columns])
         return cls(counts, means, m2, low, high)
 
     def merge(self, other: "Moments") -> "Moments":
