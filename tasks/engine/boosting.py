@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import xgboost
+from dask.utils import parse_bytes
 
 from tasks.engine.boost import BoostSpec
 from tasks.engine.checkpoints import CheckpointStore
@@ -168,6 +169,7 @@ def _matrix_options(plan: Plan, profile: Profile, cluster: ClusterConfig) -> Mat
         external=cluster.external_memory,
         used=used / sum(profile.rows.values()) if plan.split.kind in ("hash", "group") else 1.0,
         missing=any(column.missing for column in profile.columns),
+        gpu_memory=parse_bytes(cluster.gpu_memory_limit) if cluster.gpu_memory_limit else None,
     )
 
 

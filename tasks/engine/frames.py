@@ -179,6 +179,14 @@ def on_host(values: Any) -> Any:
     return values
 
 
+def device_memory() -> tuple[int, int]:
+    """Free and all bytes of this process's GPU."""
+    import cupy
+
+    free, total = cupy.cuda.runtime.memGetInfo()
+    return int(free), int(total)
+
+
 @cache
 def _cudf() -> Any:
     """cuDF, with what reads its columns known to `scoring`."""

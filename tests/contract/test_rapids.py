@@ -4,6 +4,7 @@ import importlib
 import inspect
 import json
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -178,8 +179,8 @@ def worker_variables() -> tuple[str, ...]:
 
 
 def _end_one(client: Any) -> None:
-    address, *_ = client.nthreads()
-    client.run(os._exit, 1, workers=[address], wait=False)
+    address, pid = next(iter(client.run(os.getpid).items()))
+    os.kill(pid, signal.SIGKILL)
     while address in client.scheduler_info(n_workers=-1)["workers"]:
         time.sleep(0.1)
 
