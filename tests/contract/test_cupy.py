@@ -24,8 +24,8 @@ def _calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frames, "_read_cudf", stand_in.read)
     for number, case in enumerate(test_devices.SPLITS):
         (split,) = case.values
-        test_devices.test_profile_scaler_and_split_are_the_cpus(tmp_path / f"p{number}", split)  # type: ignore[arg-type]
-        test_devices.test_batches_are_the_cpus_to_the_last_bit(tmp_path / f"b{number}", split)  # type: ignore[arg-type]
+        test_devices.test_profile_scaler_and_split_are_the_cpus(tmp_path / f"p{number}", split)
+        test_devices.test_batches_are_the_cpus_to_the_last_bit(tmp_path / f"b{number}", split)
     test_devices.test_unseen_categories_are_counted_there(tmp_path / "u")
 
 
@@ -72,4 +72,4 @@ def _call(name: str, real: Callable[[Any], Any]) -> Callable[..., Any]:
         return lambda *args, **kwargs: function(
             *args, **kwargs, like=real(stand_in.Array(np.zeros(3)))
         )
-    return function  # type: ignore[no-any-return]
+    return function

@@ -179,7 +179,7 @@ def read(batch: Sequence[RowGroup], columns: Sequence[str]) -> Frame:
     return Frame(frames.read_frame(batch, columns))
 
 
-@float_values.register
+@float_values.register  # type: ignore[arg-type]
 def _(series: Series, kind: Any) -> Array:
     if kind == "time":
         index = pd.DatetimeIndex(series.host)
@@ -188,7 +188,7 @@ def _(series: Series, kind: Any) -> Array:
     return Array(values.copy())
 
 
-@factorized.register
+@factorized.register  # type: ignore[arg-type]
 def _(series: Series) -> tuple[Array, Any]:
     codes, values = factorized(series.host)
     return Array(codes), values
