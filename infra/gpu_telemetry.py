@@ -31,8 +31,9 @@ def watching_gpus(
     """
     began = time.monotonic()
 
-    def heard(event: tuple[float, Mapping[str, float]]) -> None:
-        on_sample(int(time.monotonic() - began), dict(event[1]))
+    def heard(event: tuple[float, Mapping[str, Any]]) -> None:
+        # beside what a worker tells Dask puts who told it
+        on_sample(int(time.monotonic() - began), event[1]["sample"])
 
     client.subscribe_topic(TOPIC, heard)
     client.register_plugin(GpuTelemetry(sample or sample_gpu, period_s))
@@ -63,7 +64,7 @@ class GpuTelemetry(WorkerPlugin):
 
     def _run(self, worker: Worker) -> None:
         while not self._ended.wait(self._period_s):
-            worker.log_event(TOPIC, self._sample())
+            worker.log_event(TOPIC, {"sample": self._sample()})
 
 
 def sample_gpu() -> dict[str, float]:
