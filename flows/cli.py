@@ -1,5 +1,6 @@
 """The commands and their help. What a command needs is imported when it runs, not before."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -172,9 +173,10 @@ def predict(
         from flows.predict import run
         from tasks.engine.home import Home
 
+        home = _settled(Home.at())
         # A source to be scored needs no target; "-" only stood in for the check of the rest.
         table = loaded.data.model_copy(update={"target": None})
-        result = run(model, table, out, list(keep or ()), Home.at(), loaded.cluster)
+        result = run(model, table, out, list(keep or ()), home, loaded.cluster)
     show_prediction(screen(), result.rows, result.out, result.unseen, result.seconds)
 
 
@@ -200,7 +202,7 @@ def check(
     with showing_steps(screen(stderr=True)):
         from flows.check import check as check_run
 
-        result = check_run(loaded, home)
+        result = check_run(loaded, _settled(home))
     show_check(screen(), result, loaded.target)
 
 
@@ -295,7 +297,7 @@ def record(
     quiet(verbose)
     from flows.record import finish
 
-    done = finish(Home.at(), run)
+    done = finish(_settled(Home.at()), run)
     for finished in done:
         model = finished.model_uri or "it ended before there was a model"
         typer.echo(f"Recorded: MLflow run {finished.mlflow_run_id}, {model}")
@@ -341,7 +343,7 @@ def clean(
     from flows.clean import age, remove_old, sentences
     from tasks.engine.home import Home
 
-    home = Home.at()
+    home = _settled(Home.at())
     for line in sentences(remove_old(home, age(older_than), dry_run), home, older_than, dry_run):
         typer.echo(line)
 
@@ -366,6 +368,14 @@ def _check_early(config: "Config", home: "Home") -> None:
     check_early(config, home)
 
 
+def _settled(home: "Home") -> "Home":
+    """The home, where every run whose process died has been told as such."""
+    from flows.train import settle_left
+
+    settle_left(home)
+    return home
+
+
 def _refuse_unwritable(path: str | None, option: str) -> None:
     """Before an hour of training, not after it."""
     if path is None:
@@ -377,4 +387,9 @@ def _refuse_unwritable(path: str | None, option: str) -> None:
         raise UserError(
             f"{option} {path!r}: there is no folder {str(file.absolute().parent)!r}. "
             "Create it, or name another file."
+        )
+    if not os.access(file.absolute().parent, os.W_OK | os.X_OK):
+        raise UserError(
+            f"{option} {path!r}: the folder {str(file.absolute().parent)!r} can't be written. Name "
+            "another file."
         )

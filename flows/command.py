@@ -6,6 +6,7 @@ nothing heavy.
 
 import os
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
 INTERRUPTED = (
@@ -23,10 +24,21 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if reconfigure := getattr(stream, "reconfigure", None):
             reconfigure(errors="replace")
-    sys.exit(_exit_code())
+    try:
+        code = _exit_code()
+    except KeyboardInterrupt:  # before that could be met, or once more while it was
+        _say(INTERRUPTED)
+        code = 130
+    train = sys.modules.get("flows.train")
+    if train is not None and train.unsent.is_set():
+        with suppress(OSError):
+            sys.stdout.flush()
+        os._exit(code)  # Prefect would wait for its server at the end, for minutes
+    sys.exit(code)
 
 
 def _exit_code() -> int:
+    from infra.start_limit import StartSettingError
     from tasks.engine.errors import RunError, UserError
 
     try:
@@ -39,7 +51,7 @@ def _exit_code() -> int:
     except KeyboardInterrupt:
         _say(INTERRUPTED)
         return 130
-    except UserError as error:
+    except (UserError, StartSettingError) as error:
         _say(str(error))
         return 2
     except RunError as error:

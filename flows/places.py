@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks.engine.config import ClusterConfig
 from tasks.engine.errors import RunError, UserError
@@ -11,6 +11,9 @@ from tasks.engine.frames import Device
 from tasks.engine.home import Home
 from tasks.engine.profile import Profile
 from tasks.engine.secrets import keep_logs_clean, without_secrets
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 # what workers need in any case: loaded while the first task is still on its way
 AHEAD = ("xgboost", "pandas", "pyarrow.parquet", "tasks.engine.profile")
@@ -123,27 +126,77 @@ def cluster_of(
         raise RunError(str(error)) from error
 
 
+def store_of(home: Home) -> str:
+    """MLflow's tracking URI, with the embedded store ready where it is that.
+
+    Raises:
+        RunError: the embedded store could not be made.
+    """
+    from infra.mlflow_store import MlflowStoreError, prepare_mlflow
+
+    try:
+        return prepare_mlflow(home.local)
+    except MlflowStoreError as error:
+        raise RunError(str(error)) from error
+
+
 def tracking_of(experiment: str, home: Home) -> str:
     """MLflow's tracking URI, with its store and the experiment ready.
 
-    Raises:
-        UserError: MLflow does not let this user in.
-        RunError: the embedded store could not be made.
-    """
-    from infra.mlflow_store import MlflowStoreError, open_experiment, prepare_mlflow
+    Whether a server answers is left to who opens the run, and waits for it.
 
-    try:
-        uri = prepare_mlflow(home.local)
-    except MlflowStoreError as error:
-        raise RunError(str(error)) from error
+    Raises:
+        UserError: MLflow does not let this user in, or refuses the experiment.
+        RunError: the embedded store could not be made, or fails.
+    """
+    uri = store_of(home)
     from mlflow.exceptions import MlflowException
 
+    from infra.mlflow_store import open_experiment
+    from tasks.sending import is_refusal
+
+    place = without_secrets(uri)
     try:
-        open_experiment(uri, experiment, home.local)
+        client = client_of(uri)
+        found = client.get_experiment(open_experiment(client, experiment, home.local))
     except MlflowException as error:
         check_let_in(error, uri)
-        raise
+        if is_refusal(error):
+            raise UserError(
+                f"MLflow at {place} refuses the experiment {experiment!r} (track.experiment): "
+                f"{error.message}"
+            ) from None
+        if not uri.startswith("http"):
+            cause = str(error.message).splitlines()[0]
+            raise RunError(f"MLflow's store {place} fails: {cause}.") from error
+        return uri
+    if found.lifecycle_stage == "deleted":
+        raise UserError(
+            f"The experiment {experiment!r} (track.experiment) was deleted in MLflow at {place}. "
+            f"Name another, or restore it: mlflow experiments restore -x {found.experiment_id}, "
+            f"with MLFLOW_TRACKING_URI={place}."
+        )
     return uri
+
+
+def client_of(uri: str) -> "MlflowClient":
+    """A client of the store that the URI names.
+
+    Raises:
+        UserError: MLflow has no such kind of store.
+    """
+    from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
+
+    from tasks.tracking import tracking_client
+
+    try:
+        return tracking_client(uri)
+    except UnsupportedModelRegistryStoreURIException:
+        raise UserError(
+            f"MLFLOW_TRACKING_URI={without_secrets(uri)!r} is no store that MLflow knows. Write it "
+            "as in http://127.0.0.1:5000 or sqlite:////home/me/mlflow.db, or unset it to use the "
+            "embedded store."
+        ) from None
 
 
 def check_let_in(error: Exception, uri: str) -> None:

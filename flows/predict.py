@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from flows.places import check_let_in, chosen, cluster_of, device_of
-from infra.mlflow_store import prepare_mlflow, quiet_mlflow
+from flows.places import check_let_in, chosen, client_of, cluster_of, device_of, store_of
+from infra.mlflow_store import quiet_mlflow
 from tasks.engine.config import ClusterConfig, DataConfig
 from tasks.engine.dataset import Dataset
 from tasks.engine.errors import UserError, listing, nearest, unknown_column
@@ -60,6 +60,7 @@ def run(
     tell = reporter()
     tell(Progress("predict", 0, 0, ""))
     writer = _writer(out)
+    home.prepare()
     scorer = _fetched(model, home)
     encoder = scorer.load().encoder
     with ExitStack() as stack:
@@ -104,14 +105,13 @@ def _scratch(home: Home) -> str:
 def _fetched(model: str, home: Home) -> ScorerRef:
     """The model's scorer under `home/models`, where every worker can reach it."""
     quiet_mlflow()
-    uri = prepare_mlflow(home.local)
-    from mlflow import MlflowClient
+    uri = store_of(home)
     from mlflow.exceptions import MlflowException
 
     from tasks.engine.secrets import without_secrets
     from tasks.model import fetch_scorer
 
-    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    client = client_of(uri)
     folder = home.local / "models" / uuid4().hex
     folder.mkdir(parents=True)
     try:
@@ -124,8 +124,9 @@ def _fetched(model: str, home: Home) -> ScorerRef:
         shutil.rmtree(folder, ignore_errors=True)
         check_let_in(error, uri)
         raise UserError(
-            f"The model {model!r} can't be had from {without_secrets(uri)}: {error}. Name one as "
-            "NAME, NAME/VERSION or NAME@ALIAS, or by the model URI that a run printed."
+            f"The model {model!r} can't be had from {without_secrets(uri)}: "
+            f"{str(error).rstrip('.')}. Name one as NAME, NAME/VERSION or NAME@ALIAS, or by the "
+            "model URI that a run printed."
         ) from None
     return ScorerRef(str(stored.folder), stored.manifest_sha256)
 

@@ -4,11 +4,12 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectNotFound
@@ -44,17 +45,17 @@ def settle(home: Home) -> list[RunFolder]:
 
 
 def _fail_in_mlflow(folder: RunFolder, home: Home) -> None:
-    from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    from infra.mlflow_store import prepare_mlflow
+    from flows.places import store_of
     from tasks.engine.secrets import without_secrets
+    from tasks.tracking import tracking_client
 
-    uri = prepare_mlflow(home.local)
+    uri = store_of(home)
     if folder.entry.mlflow_run_id is None or folder.entry.tracking_uri != without_secrets(uri):
         return
     try:
-        MlflowClient(tracking_uri=uri).set_terminated(folder.entry.mlflow_run_id, "FAILED")
+        tracking_client(uri).set_terminated(folder.entry.mlflow_run_id, "FAILED")
     except (MlflowException, OSError):
         # it is told again by whoever goes on with the run, or finishes its recording
         return
@@ -75,7 +76,8 @@ def set_cancelled(home: Home) -> None:
     """A run of this process that was interrupted is cancelled; Prefect would call it a crash."""
     for entry in entries(home):
         if entry.pid == os.getpid() and entry.state == "killed":
-            with get_client(sync_client=True) as client:
+            # a server that is gone is not waited for by who has pressed Ctrl-C
+            with suppress(httpx.TransportError), get_client(sync_client=True) as client:
                 client.set_flow_run_state(
                     UUID(entry.flow_run_id), Cancelled(message=INTERRUPTED), force=True
                 )
@@ -104,8 +106,6 @@ def cancelling(flow_run_id: str) -> Iterator[None]:
 
 
 def _watch(flow_run_id: str, ended: threading.Event) -> None:
-    import httpx
-
     with get_client(sync_client=True) as client:
         while not ended.wait(POLL_SECONDS):
             try:

@@ -2,9 +2,10 @@
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from infra.mlflow_store import MlflowStoreError, prepare_mlflow, quiet_mlflow
@@ -14,8 +15,11 @@ from tasks.engine.errors import RunError
 from tasks.engine.home import Home
 from tasks.engine.progress import Progress, reporter
 from tasks.engine.secrets import clean_logs
+from tasks.ledger import dead
 
 DRAIN_SECONDS = 5
+# Whether threads of Prefect's hold what its server does not take: they would not let us end.
+unsent = threading.Event()
 
 if TYPE_CHECKING:
     from flows.pipeline import Outcome
@@ -26,7 +30,7 @@ def run(config: Config, home: Home, verbose: bool = False) -> "Outcome":
 
     Raises:
         UserError: the input is wrong.
-        RunError: a service or the cluster did not come up, or was lost.
+        RunError: a service or the cluster did not come up, or was lost for good.
     """
     reporter()(Progress("start", 0, 0, ""))
     try:
@@ -39,6 +43,7 @@ def run(config: Config, home: Home, verbose: bool = False) -> "Outcome":
             # Prefect reads its settings when it is imported
             os.environ.update(server.environment(verbose=verbose))
             os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")
+            from httpx import TransportError
             from prefect import tags
 
             from flows.pipeline import train_flow
@@ -50,9 +55,29 @@ def run(config: Config, home: Home, verbose: bool = False) -> "Outcome":
             watched = () if server.embedded else watch_silent_runs()
             settle(home)
             with tags(*watched), server.flow_settings(), _told_to_the_end(), _interruptible(home):
-                return train_flow(config, home.root)
+                try:
+                    return train_flow(config, home.root)
+                except TransportError as error:
+                    raise RunError(server.lost()) from error
     except (PrefectServerError, MlflowStoreError) as error:
         raise RunError(str(error)) from error
+
+
+def settle_left(home: Home) -> None:
+    """Runs whose process died are told as such by the next command, whichever that is.
+
+    A standing server of the user's notices by itself; one of our own has to be there for it.
+    """
+    if os.environ.get("PREFECT_API_URL") or not any(True for _ in dead(home)):
+        return
+    quiet_mlflow()
+    # what can't be told now is told by the next command that can
+    with suppress(PrefectServerError), start_embedded_prefect(home.local, ui=False) as server:
+        os.environ.update(server.environment())
+        server.wait()
+        from flows.states import settle
+
+        settle(home)
 
 
 @contextmanager
@@ -68,7 +93,9 @@ def _told_to_the_end() -> Iterator[None]:
         yield
     finally:
         for service in (APILogWorker, EventsWorker):
-            service.drain_all(timeout=DRAIN_SECONDS, at_exit=False)
+            ended = service.drain_all(timeout=DRAIN_SECONDS, at_exit=False)
+            if isinstance(ended, tuple) and ended[1]:
+                unsent.set()
 
 
 @contextmanager

@@ -65,7 +65,7 @@ def processes_here(
         "MKL_NUM_THREADS": threads,
         "OPENBLAS_NUM_THREADS": threads,
         # Dask's own default, kept since setting the table replaces it.
-        "MALLOC_TRIM_THRESHOLD_": "65536",
+        "MALLOC_TRIM_THRESHOLD_": "134217728",
         **plan.environment,
     }
     if plan.quiet:

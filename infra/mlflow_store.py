@@ -14,12 +14,19 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import IO, TYPE_CHECKING
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-MIGRATION_TIMEOUT_S = 300.0
+from infra.start_limit import VARIABLE, start_limit_s
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+POLL_S = 0.1
 WAY_OUT = "Move the file away, or name another store with MLFLOW_TRACKING_URI."
 
 # Runs in a process of its own: Alembic configures logging as it likes, and a migration that is
@@ -44,7 +51,7 @@ class MlflowStoreError(RuntimeError):
     """The embedded MLflow store could not be made or brought up to date."""
 
 
-def prepare_mlflow(home: Path, *, timeout_s: float = MIGRATION_TIMEOUT_S) -> str:
+def prepare_mlflow(home: Path) -> str:
     """Return the tracking URI, which is also the registry's, and make sure its store is ready.
 
     `MLFLOW_TRACKING_URI` where set; else the SQLite file `home/mlflow.db`, made or upgraded to the
@@ -55,7 +62,8 @@ def prepare_mlflow(home: Path, *, timeout_s: float = MIGRATION_TIMEOUT_S) -> str
     this process: MLflow keeps and shows URIs as they are.
 
     Raises:
-        MlflowStoreError: the migration failed or took longer than `timeout_s`.
+        MlflowStoreError: the migration failed, or it or another process's took longer than
+            BOOSTLINE_START_TIMEOUT.
     """
     if configured := os.environ.get("MLFLOW_TRACKING_URI"):
         return _without_credentials(configured)
@@ -65,9 +73,9 @@ def prepare_mlflow(home: Path, *, timeout_s: float = MIGRATION_TIMEOUT_S) -> str
     marker = home / "mlflow.db.version"
     version = importlib.metadata.version("mlflow")
     if not _is_ready(database, marker, version):
-        with _exclusive(home / "mlflow.db.lock"):
+        with _exclusive(home / "mlflow.db.lock", start_limit_s()) as lock:
             if not _is_ready(database, marker, version):
-                _migrate(database, artifact_root(home), version, timeout_s)
+                _migrate(database, artifact_root(home), version, lock)
                 _write(marker, version)
     return f"sqlite:///{database}"
 
@@ -93,10 +101,12 @@ def quiet_mlflow() -> None:
     """Keep the notes of MLflow and Alembic off the terminal; their errors still show."""
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # it prints a traceback of each error of the database, and raises it too
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
-def open_experiment(tracking_uri: str, name: str, home: Path) -> str:
-    """Return the id of the experiment `name`, made if there is none. Imports MLflow.
+def open_experiment(client: MlflowClient, name: str, home: Path) -> str:
+    """Return the id of the experiment `name`, made if there is none.
 
     An SQLite store that is used without a server would put artifacts under `mlruns` in the
     current folder. So the experiment itself names `home/artifacts/NAME` as their place; a tracking
@@ -105,12 +115,10 @@ def open_experiment(tracking_uri: str, name: str, home: Path) -> str:
     Raises:
         mlflow.exceptions.MlflowException: the name is refused or the store does not answer.
     """
-    from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
     location = None
-    if tracking_uri == f"sqlite:///{home.absolute() / 'mlflow.db'}":
+    if client.tracking_uri == f"sqlite:///{home.absolute() / 'mlflow.db'}":
         location = (artifact_root(home) / _folder_name(name)).as_uri()
     if found := client.get_experiment_by_name(name):
         return str(found.experiment_id)
@@ -136,7 +144,7 @@ def _is_ready(database: Path, marker: Path, version: str) -> bool:
         return False
 
 
-def _migrate(database: Path, artifacts: Path, version: str, timeout_s: float) -> None:
+def _migrate(database: Path, artifacts: Path, version: str, lock: IO[str]) -> None:
     """Make `database` whole or not at all; upgrade an existing one in place, after a copy.
 
     In place, since a server that has the file open must not go on with one that is gone.
@@ -145,12 +153,12 @@ def _migrate(database: Path, artifacts: Path, version: str, timeout_s: float) ->
         copy = database.with_name(f"{database.name}.before-{version}")
         _copy(database, copy)
         failed = f"could not upgrade its store {database} (as it was: {copy})"
-        _run_migration(database, artifacts, f"MLflow {version} {failed}", timeout_s)
+        _run_migration(database, artifacts, f"MLflow {version} {failed}", lock)
     else:
         part = database.with_name(f"{database.name}.part")
         part.unlink(missing_ok=True)
         failed = f"could not make its store {database}"
-        _run_migration(part, artifacts, f"MLflow {version} {failed}", timeout_s)
+        _run_migration(part, artifacts, f"MLflow {version} {failed}", lock)
         part.replace(database)
 
 
@@ -166,7 +174,9 @@ def _copy(database: Path, copy: Path) -> None:
         ) from error
 
 
-def _run_migration(database: Path, artifacts: Path, failed: str, timeout_s: float) -> None:
+def _run_migration(database: Path, artifacts: Path, failed: str, lock: IO[str]) -> None:
+    """The child holds the lock too: it may outlive us, and nobody may begin before it has ended."""
+    limit_s = start_limit_s()
     # Name by name: MLflow, imported in another thread meanwhile, takes a variable of its own away.
     environment = {
         name: value
@@ -180,11 +190,12 @@ def _run_migration(database: Path, artifacts: Path, failed: str, timeout_s: floa
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=timeout_s,
+            timeout=limit_s,
             check=False,
+            pass_fds=[lock.fileno()],
         )
     except subprocess.TimeoutExpired as error:
-        raise MlflowStoreError(f"{failed} within {timeout_s:g} s (timeout_s).") from error
+        raise MlflowStoreError(f"{failed} within {limit_s:g} s ({VARIABLE}).") from error
     if done.returncode != 0:
         tail = "\n".join(done.stdout.decode(errors="replace").splitlines()[-10:])
         raise MlflowStoreError(f"{failed}. {WAY_OUT} MLflow's last lines:\n{tail}")
@@ -197,7 +208,19 @@ def _write(path: Path, text: str) -> None:
 
 
 @contextmanager
-def _exclusive(lock_file: Path) -> Iterator[None]:
+def _exclusive(lock_file: Path, limit_s: float) -> Iterator[IO[str]]:
+    until = time.monotonic() + limit_s
     with lock_file.open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > until:
+                    raise MlflowStoreError(
+                        f"Another process has been making or upgrading MLflow's store in "
+                        f"{lock_file.parent} for {limit_s:g} s ({VARIABLE}). Wait for it, end it, "
+                        "or name another store with MLFLOW_TRACKING_URI."
+                    ) from error
+            time.sleep(POLL_S)
+        yield lock

@@ -25,11 +25,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from infra.start_limit import VARIABLE, StartSettingError, start_limit_s
+
 LOOPBACK = "127.0.0.1"
 POLL_S = 0.05
 STOP_TIMEOUT_S = 8.0
 # A server that the user named is not started by us: it answers soon or the address is wrong.
-CONFIGURED_SERVER_TIMEOUT_S = 20.0
+CONFIGURED_SERVER_LIMIT_S = 20.0
 LOG_LIMIT_BYTES = 5_000_000
 LOG_TAIL_LINES = 20
 
@@ -62,7 +64,7 @@ class EmbeddedPrefect:
         api_url: str,
         process: subprocess.Popen[bytes] | None,
         log_start: int,
-        startup_timeout_s: float,
+        limit_s: float,
     ) -> None:
         self.api_url = api_url
         self.folder = home / "prefect"
@@ -70,7 +72,7 @@ class EmbeddedPrefect:
         self.log_file = self.folder / "server.log"
         self._process = process
         self._log_start = log_start
-        self._startup_timeout_s = startup_timeout_s
+        self._limit_s = limit_s
         self._started_at = time.monotonic()
 
     @property
@@ -89,12 +91,13 @@ class EmbeddedPrefect:
         Raises:
             PrefectServerError: the process ended, with the last lines of its log; or nothing
                 answered within the limit.
+            StartSettingError: `PREFECT_API_URL` is no URL.
         """
         if self._process is None:
-            _wait_for_configured(self.api_url, CONFIGURED_SERVER_TIMEOUT_S)
+            _wait_for_configured(self.api_url, self._limit_s)
             return self.api_url
         port = int(self.api_url.rsplit(":", 1)[1].split("/")[0])
-        deadline = self._started_at + self._startup_timeout_s
+        deadline = self._started_at + self._limit_s
         while not _is_healthy(port):
             if (code := self._process.poll()) is not None:
                 raise PrefectServerError(
@@ -105,12 +108,25 @@ class EmbeddedPrefect:
                 self.stop()
                 raise PrefectServerError(
                     f"The embedded Prefect server was not ready after "
-                    f"{self._startup_timeout_s:g} s (startup_timeout_s). Start one with "
+                    f"{self._limit_s:g} s ({VARIABLE}). Start one with "
                     f"`prefect server start` and name it in PREFECT_API_URL, or try again. "
                     f"The last lines of {self.log_file}:\n{self._log_tail()}"
                 )
             time.sleep(POLL_S)
         return self.api_url
+
+    def lost(self) -> str:
+        """What to say where the server does not answer any more."""
+        kept = "What was done is kept: the same command goes on from there."
+        if self._process is None or (code := self._process.poll()) is None:
+            return (
+                f"The Prefect server at {self.api_url} (PREFECT_API_URL) does not answer any more, "
+                f"however often it is asked (PREFECT_CLIENT_MAX_RETRIES). {kept}"
+            )
+        return (
+            f"The embedded Prefect server ended with code {code} during the run. {kept} The last "
+            f"lines of {self.log_file}:\n{self._log_tail()}"
+        )
 
     def environment(self, *, verbose: bool = False) -> dict[str, str]:
         """Return the variables that a process must set before it imports Prefect.
@@ -183,9 +199,7 @@ class EmbeddedPrefect:
         return "\n".join(lines[-LOG_TAIL_LINES:]) or "(empty)"
 
 
-def start_embedded_prefect(
-    home: Path, *, startup_timeout_s: float = 120, ui: bool = True
-) -> EmbeddedPrefect:
+def start_embedded_prefect(home: Path, *, ui: bool = True) -> EmbeddedPrefect:
     """Start a Prefect server for `home` and return at once; `wait` tells when it is ready.
 
     Where `PREFECT_API_URL` is set nothing is started and that server is used. The database is
@@ -200,10 +214,12 @@ def start_embedded_prefect(
     folder.mkdir(parents=True, exist_ok=True)
     _write_client_files(folder)
     if configured := os.environ.get("PREFECT_API_URL"):
-        return EmbeddedPrefect(home, configured, None, 0, startup_timeout_s)
+        limit_s = start_limit_s(CONFIGURED_SERVER_LIMIT_S)
+        return EmbeddedPrefect(home, configured, None, 0, limit_s)
     if importlib.util.find_spec("prefect") is None:
         raise PrefectServerError(f"Prefect is not installed in {sys.prefix}.")
 
+    limit_s = start_limit_s()
     log_file = folder / "server.log"
     if log_file.exists() and log_file.stat().st_size > LOG_LIMIT_BYTES:
         log_file.replace(log_file.with_suffix(".log.1"))
@@ -230,12 +246,14 @@ def start_embedded_prefect(
             # Ctrl-C must not reach the server: the flow still has its last state to tell.
             start_new_session=True,
         )
-    return EmbeddedPrefect(home, api_url, process, log_start, startup_timeout_s)
+    return EmbeddedPrefect(home, api_url, process, log_start, limit_s)
 
 
 def _server_environment(folder: Path, api_url: str, *, ui: bool) -> dict[str, str]:
     """Return the server's environment: ours alone decides, not the caller's PREFECT_ variables."""
-    variables = {k: v for k, v in os.environ.items() if not k.upper().startswith("PREFECT_")}
+    kept = [name for name in list(os.environ) if not name.upper().startswith("PREFECT_")]
+    # other threads take variables of their own away meanwhile
+    variables = {name: value for name in kept if (value := os.environ.get(name)) is not None}
     variables |= {
         "PREFECT_HOME": str(folder),
         "PREFECT_PROFILES_PATH": str(folder / "profiles.toml"),
@@ -326,8 +344,8 @@ def _is_healthy(port: int) -> bool:
         connection.close()
 
 
-def _wait_for_configured(api_url: str, timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
+def _wait_for_configured(api_url: str, limit_s: float) -> None:
+    deadline = time.monotonic() + limit_s
     while True:
         try:
             urllib.request.urlopen(f"{api_url.rstrip('/')}/health", timeout=5).close()
@@ -335,14 +353,17 @@ def _wait_for_configured(api_url: str, timeout_s: float) -> None:
         except (urllib.error.HTTPError, ssl.SSLError):
             return  # somebody answers; credentials and certificates are Prefect's to judge
         except ValueError as error:
-            raise PrefectServerError(f"PREFECT_API_URL={api_url!r} is not a URL.") from error
+            raise StartSettingError(
+                f"PREFECT_API_URL={api_url!r} is not a URL. Write it as in "
+                "http://127.0.0.1:4200/api, or unset it to use the embedded server."
+            ) from error
         except OSError as error:
             if isinstance(getattr(error, "reason", None), ssl.SSLError):
                 return
             if time.monotonic() > deadline:
                 raise PrefectServerError(
                     f"No Prefect server answers at {api_url} (PREFECT_API_URL) after "
-                    f"{timeout_s:g} s: {getattr(error, 'reason', error)}. Start it, correct "
-                    f"PREFECT_API_URL, or unset it to use the embedded server."
+                    f"{limit_s:g} s ({VARIABLE}): {getattr(error, 'reason', error)}. Start it, "
+                    "correct PREFECT_API_URL, or unset it to use the embedded server."
                 ) from error
         time.sleep(0.5)

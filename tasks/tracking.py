@@ -84,8 +84,6 @@ def open_run(
     """Start or continue an MLflow run whose spool is `spool_dir`.
 
     A spool that is there continues its own run, and what it holds unconfirmed is sent first.
-    MLflow has no settings but the process's environment; those of `_MLFLOW_SETTINGS` are set
-    there unless they are set already.
 
     Args:
         experiment: name; created where it doesn't exist.
@@ -98,9 +96,7 @@ def open_run(
         RunError: the server didn't answer in time, or another process records into this spool.
         MlflowException: the server refuses, for example because the run doesn't exist.
     """
-    for name, value in _MLFLOW_SETTINGS.items():
-        os.environ.setdefault(name, value)
-    client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+    client = tracking_client(tracking_uri)
     spool = Spool(spool_dir)
     try:
         run_id = spool.run_id or existing_run_id
@@ -118,6 +114,17 @@ def open_run(
         spool.close()
         raise
     return Recorder(client, run_id, spool)
+
+
+def tracking_client(uri: str) -> MlflowClient:
+    """A client that tells within a minute that nobody answers.
+
+    MLflow has no settings but the process's environment; those of `_MLFLOW_SETTINGS` are set
+    there unless they are set already.
+    """
+    for name, value in _MLFLOW_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 class Recorder:
@@ -360,7 +367,7 @@ def _answered(request: Callable[[], str], where: str, timeout: float) -> str:
             pause = next(pauses, _PAUSES[-1])
             if time.monotonic() + pause > deadline:
                 raise RunError(
-                    f"MLflow at {where} did not answer within {timeout:g} s: "
+                    f"MLflow at {where} did not answer within {timeout:g} s (track.timeout): "
                     f"{without_secrets(str(error))}. Start it, or set MLFLOW_TRACKING_URI to one "
                     "that runs."
                 ) from error

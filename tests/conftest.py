@@ -1,10 +1,12 @@
 """What tests share: real worker processes, started once, and the tables beside the checkout."""
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,44 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             for item in on_gpu:
                 item.add_marker(pytest.mark.skip(reason=f"needs a GPU: {reason}"))
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """How many processes share the tests: all of them by two, which mostly wait for others.
+
+    What is chosen by name or mark runs in this one, where a debugger and `-s` reach it, and where
+    a measurement or a GPU is not shared.
+    """
+    everything = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    return 2 if everything and config.option.markexpr == "not long" else 0
+
+
+@contextmanager
+def _locked(path: Path, kind: int) -> Iterator[None]:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(file, kind)
+        yield
+    finally:
+        os.close(file)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """A test marked `alone` runs while the other processes of pytest-xdist wait before their next.
+
+    Who comes to the gate while it waits for their present tests waits behind it.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return (yield)
+    gate, room = Path(__file__), Path(__file__).parent
+    if item.get_closest_marker("alone"):
+        with _locked(gate, fcntl.LOCK_EX), _locked(room, fcntl.LOCK_EX):
+            return (yield)
+    with _locked(gate, fcntl.LOCK_SH):
+        pass
+    with _locked(room, fcntl.LOCK_SH):
+        return (yield)
 
 
 @pytest.fixture(scope="session")
@@ -104,7 +144,7 @@ class Boostline:
     def home(self) -> Path:
         return self.folder / ".boostline"
 
-    def start(self, *arguments: str, **more: str) -> "subprocess.Popen[str]":
+    def command(self, *arguments: str) -> list[str]:
         # the script as pip writes it: worker processes import it once more
         script = self.folder / "bin" / "boostline"
         if not script.exists():  # another process may just be reading it
@@ -113,12 +153,15 @@ class Boostline:
                 "import sys\nfrom flows.command import main\n"
                 'if __name__ == "__main__":\n    sys.exit(main())\n'
             )
+        return [sys.executable, str(script), *arguments]
+
+    def start(self, *arguments: str, **more: str) -> "subprocess.Popen[str]":
         environment = {**self.environment, **more}
         home = Path(environment.get("BOOSTLINE_HOME", self.home))
         if self.store and not (home / "mlflow.db").exists():
             shutil.copytree(self.store, home, dirs_exist_ok=True)
         return subprocess.Popen(
-            [sys.executable, str(script), *arguments],
+            self.command(*arguments),
             cwd=self.folder,
             env=environment,
             stdout=subprocess.PIPE,
@@ -184,8 +227,12 @@ def boostline_beside(prefect_server: Any, mlflow_store: Path) -> Callable[[Path]
 
 
 @pytest.fixture
-def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
-    server = MlflowServer(tmp_path_factory.mktemp("mlflow-server"))
+def mlflow_server(
+    mlflow_store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MlflowServer]:
+    folder = tmp_path_factory.mktemp("mlflow-server")
+    shutil.copytree(mlflow_store, folder, dirs_exist_ok=True)
+    server = MlflowServer(folder)
     server.start()
     try:
         server.wait()

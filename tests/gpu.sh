@@ -18,5 +18,5 @@ PYTHON=${PYTHON:-.venv/bin/python}
 status=0
 "$PYTHON" -m tests.gpu "$@" || status=$?
 printf '\n== tests on the GPU\n'
-timeout 150 "$PYTHON" -m pytest -q -m gpu -p no:cacheprovider -W default || status=$?
+timeout 150 "$PYTHON" -m pytest -q -n0 -m gpu -p no:cacheprovider -W default || status=$?
 exit "$status"

@@ -24,7 +24,7 @@ from tasks.engine.parquet import check_rows, footer_digest
 from tasks.engine.read_sql import unordered
 from tasks.engine.reading import Reading
 from tasks.engine.schema import EXACT, Conflict, columns_of, rounded, unify
-from tasks.engine.sources import Source, current
+from tasks.engine.sources import Source, current, partition_note
 from tasks.engine.workers import Outcome, each
 
 _VERSION = 2
@@ -89,7 +89,7 @@ def convert(source: Source, config: DataConfig, home: Home, client: Any = None) 
         source=source.shown,
         columns=columns,
         files=tuple(record.file for record in records),
-        notes=(*notes, *more, *wide, *([order] if order else [])),
+        notes=(*notes, *partition_note(source), *more, *wide, *([order] if order else [])),
     )
     check_rows(dataset)
     return dataset

@@ -1,11 +1,13 @@
 """Counts, means and squared deviations that merge: Chan, Golub and LeVeque's parallel update."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 Float64 = npt.NDArray[np.float64]
+OneColumn = tuple[float, float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -23,18 +25,13 @@ class Moments:
 
     @classmethod
     def of(cls, columns: "list[Float64]") -> "Moments":
-        """Of columns without missing values, each float64 (n_i,); two passes over each."""
-        counts = np.array([len(column) for column in columns], dtype=np.float64)
-        means = np.array([float(column.mean()) if len(column) else 0.0 for column in columns])
-        m2 = np.array(
-            [
-                float(np.square(column - mean).sum())
-                for column, mean in zip(columns, means, strict=True)
-            ]
-        )
-        low = np.array([float(column.min()) if len(column) else np.inf for column in columns])
-        high = np.array([float(column.max()) if len(column) else -np.inf for column in columns])
-        return cls(counts, means, m2, low, high)
+        """Of columns without missing values, each float64 (n_i,)."""
+        return cls.joined([Deviations.of(column).moments for column in columns])
+
+    @classmethod
+    def joined(cls, columns: "Sequence[OneColumn]") -> "Moments":
+        """Of columns whose moments are known."""
+        return cls(*np.array(columns, dtype=np.float64).reshape(-1, 5).T)
 
     def merge(self, other: "Moments") -> "Moments":
         """Of both sets of rows together."""
@@ -53,3 +50,28 @@ class Moments:
     def variance(self) -> Float64:
         """Of the population (divided by the count), 0 where there are no rows."""
         return np.divide(self.m2, self.count, out=np.zeros_like(self.m2), where=self.count > 0)
+
+
+@dataclass(frozen=True)
+class Deviations:
+    """A column without missing values: `values` float64 (n,) are its deviations from the mean,
+    `moments` its count, mean, m2, low and high.
+
+    Columns are looked at one after another, each while it is in the processor's cache.
+    """
+
+    values: Float64
+    moments: OneColumn
+
+    @classmethod
+    def of(cls, column: Float64) -> "Deviations":
+        if not len(column):
+            return cls(column, (0.0, 0.0, 0.0, np.inf, -np.inf))
+        mean = float(column.mean())
+        values = column - mean
+        m2 = float(np.square(values).sum())
+        return cls(values, (len(column), mean, m2, float(column.min()), float(column.max())))
+
+    def with_other(self, other: "Deviations") -> float:
+        """The co-moment: the sum of the products with those of another column, row by row."""
+        return float((self.values * other.values).sum())

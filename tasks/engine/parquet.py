@@ -14,7 +14,7 @@ from tasks.engine.errors import UserError
 from tasks.engine.frames import open_input
 from tasks.engine.inputs import SourceFile, too_large
 from tasks.engine.schema import EXACT, columns_of, rounded, unify
-from tasks.engine.sources import Source
+from tasks.engine.sources import Source, partition_note
 
 Remembered = Callable[[str, int, str], str | None]
 
@@ -64,7 +64,7 @@ def inspect(
         )
         for file, footer in zip(source.files, found, strict=True)
     ]
-    notes = (*notes, *_partition_note(source), *dict.fromkeys(wide))
+    notes = (*notes, *partition_note(source), *dict.fromkeys(wide))
     dataset = Dataset(source=source.shown, columns=columns, files=tuple(files), notes=notes)
     check_rows(dataset)
     return dataset
@@ -224,13 +224,3 @@ def _wide(groups: Sequence[Any], integers: set[str]) -> tuple[str, ...]:
             if known.has_min_max and max(-known.min, known.max) > EXACT:
                 found[name] = None
     return tuple(found)
-
-
-def _partition_note(source: Source) -> list[str]:
-    folders = {part for file in source.files for part in file.path.split("/")[:-1] if "=" in part}
-    if not folders:
-        return []
-    return [
-        f"Folder names such as {min(folders)!r} are not read as columns: write the column into "
-        "the files if it is needed."
-    ]

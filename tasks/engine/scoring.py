@@ -313,6 +313,8 @@ def _feature(column: Column, series: pd.Series) -> npt.NDArray[np.float32]:
 
 
 def _numbers(series: pd.Series) -> npt.NDArray[np.float64]:
+    if isinstance(series.dtype, np.dtype) and series.dtype.kind in "biuf":
+        return series.to_numpy().astype(np.float64)  # what is missing is NaN already
     if series.dtype.kind in "biuf":
         return series.to_numpy(dtype=np.float64, na_value=math.nan)
     return _each(series, _number)

@@ -178,7 +178,8 @@ def keep_logs_clean() -> None:
 
 
 def _known() -> Iterator[str]:
-    for name, value in os.environ.items():
+    for name in list(os.environ):  # other threads take variables of their own away meanwhile
+        value = os.environ.get(name, "")
         secret = _VARIABLE.search(name) or name.startswith(PREFIX)
         if secret and len(value) >= SHORTEST and not os.path.exists(value):
             yield value

@@ -92,8 +92,7 @@ def parse(values: Mapping[str, Any], where: str = "") -> Config:
 
 def _read(path: str) -> dict[str, Any]:
     try:
-        with Path(path).open("rb") as file:
-            return tomllib.load(file)
+        content = Path(path).read_bytes()
     except FileNotFoundError:
         raise UserError(
             f"There is no configuration file {path!r}. `boostline init FILE` writes one."
@@ -102,7 +101,15 @@ def _read(path: str) -> dict[str, Any]:
         raise UserError(
             f"The configuration file {path!r} can't be read: {error.strerror}."
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    try:
+        return tomllib.loads(content.decode("utf-8-sig"))  # Windows' editor writes a mark
+    except UnicodeDecodeError as error:
+        line, byte = content.count(b"\n", 0, error.start) + 1, content[error.start]
+        raise UserError(
+            f"{path}, line {line}: byte 0x{byte:02x} is not UTF-8, as TOML must be. Save the file "
+            "as UTF-8."
+        ) from None
+    except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path} is not valid TOML: {error}.") from None
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import stat
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -126,11 +127,15 @@ def _local(text: str, shown: str) -> list[SourceFile]:
 
 
 def _walk(root: Path) -> list[Path]:
+    """The files below, also where a link leads to a folder."""
+
     def fail(error: OSError) -> None:
         raise error
 
     found: list[Path] = []
-    for folder, folders, names in os.walk(root, onerror=fail):
+    for folder, folders, names in os.walk(root, onerror=fail, followlinks=True):
+        if len(Path(folder).parts) > len(root.parts) and _leads_back(Path(folder), root):
+            raise UserError(f"{folder} is a link to a folder that it lies in.")
         if "_delta_log" in folders:
             raise UserError(
                 f"{folder} is a Delta Lake table, whose folder also holds rows that were deleted. "
@@ -139,6 +144,12 @@ def _walk(root: Path) -> list[Path]:
         folders[:] = [name for name in folders if name[0] not in "_."]
         found += [Path(folder, name) for name in names]
     return found
+
+
+def _leads_back(folder: Path, root: Path) -> bool:
+    """Whether a linked folder is one of those above it, and would be walked for ever."""
+    above = folder.relative_to(root).parents
+    return folder.is_symlink() and any(folder.samefile(root / parent) for parent in above)
 
 
 def _matching(pattern: str, root: Path) -> list[Path]:
@@ -161,7 +172,14 @@ def _local_files(
         relative = path.relative_to(root).as_posix()
         if not single and _ignored(relative):
             continue
+        if path.is_symlink() and not path.exists():
+            raise UserError(f"{front}{relative} is a link that leads nowhere.")
         status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(
+                f"{shown if single else front + relative} is a pipe or a device, which can be read "
+                "but once. Write its rows to a file."
+            )
         files.append(
             SourceFile(
                 uri=str(path.resolve()),
@@ -192,8 +210,11 @@ def _not_there(path: Path, shown: str) -> UserError:
     while not missing.parent.is_dir():
         missing = missing.parent
     folder = missing.parent
-    known = sorted(entry.name for entry in folder.iterdir() if entry.name[0] != ".")
-    state = f"holds: {listing(known)}" if known else "is empty"
+    try:
+        known = sorted(entry.name for entry in folder.iterdir() if entry.name[0] != ".")
+        state = f"holds: {listing(known)}" if known else "is empty"
+    except PermissionError:
+        known, state = [], "can't be listed"
     what = f"data.source={shown!r}: there is no "
     what += f"{missing.name!r}" if missing.name == path.name else f"folder {missing.name!r}"
     hint = nearest(missing.name, known)
@@ -332,3 +353,14 @@ def _format_of(file: SourceFile) -> str:
         f"tsv, arrow or json), rename it ({listing(endings)} are known, also with .gz behind), or "
         'leave it out by a wildcard, as in data.source="folder/*.csv".'
     )
+
+
+def partition_note(source: Source) -> list[str]:
+    """Tells of folders that others read as columns, as in `day=1/part.parquet`."""
+    folders = {part for file in source.files for part in file.path.split("/")[:-1] if "=" in part}
+    if not folders:
+        return []
+    return [
+        f"Folder names such as {min(folders)!r} are not read as columns: write the column into "
+        "the files if it is needed."
+    ]

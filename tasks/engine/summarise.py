@@ -15,7 +15,7 @@ from tasks.engine.fold import Batch, Bundle
 from tasks.engine.frames import Device, content_digests, on_host
 from tasks.engine.hashing import stream, uniform
 from tasks.engine.home import digest_of
-from tasks.engine.moments import Float64, Moments
+from tasks.engine.moments import Deviations, Float64, Moments
 from tasks.engine.parts import Slice, write_part, write_slices
 from tasks.engine.report import SIDES
 from tasks.engine.rows import LARGEST, Plan, Rejected, Rows, load
@@ -128,9 +128,11 @@ class Pass:
         """The summary and the sample, which is written with that of other batches."""
         rows = load(batch, self.plan, self.device)
         train = rows.side == TRAIN
-        numbers, targets, missing = [], [], []
+        places = np.flatnonzero(train)
+        missing, numbers, beside, with_target = [], [], [], []
         categories = []
-        target = rows.target[train]
+        target = rows.target[places]
+        of_target = Deviations.of(target)
         for feature in self.plan.features:
             series = rows.frame[feature.name]
             if feature.kind == "category":
@@ -140,21 +142,24 @@ class Pass:
                 missing.append(absent)
                 continue
             values = numeric_values(series, feature.kind)
-            absent_rows = np.isnan(values)
-            missing.append(int(absent_rows.sum()))
-            _check_range(feature.name, values, rows)
-            numbers.append(values[train & ~absent_rows] if missing[-1] else values[train])
-            targets.append(target[~absent_rows[train]] if missing[-1] else target)
+            missing.append(_check_range(feature.name, values, rows))
+            picked, target_beside = values[places], of_target
+            if missing[-1]:
+                present = ~np.isnan(picked)
+                picked, target_beside = picked[present], Deviations.of(target[present])
+            column = Deviations.of(picked)
+            with_target.append(column.with_other(target_beside))
+            numbers.append(column.moments)
+            beside.append(target_beside.moments)
         weight = rows.weight[train] if rows.weight is not None else np.ones_like(target)
         total = float(weight.sum())
         rejected = rows.rejected
-        moments, beside = Moments.of(numbers), Moments.of(targets)
         found = PassSummary(
             seen=len(rows.target) + (len(rejected.reasons) if rejected else 0),
             missing=np.array(missing, dtype=np.float64),
-            numbers=moments,
-            beside=beside,
-            with_target=_co_moments(numbers, moments, targets, beside),
+            numbers=Moments.joined(numbers),
+            beside=Moments.joined(beside),
+            with_target=np.array(with_target, dtype=np.float64),
             categories=tuple(categories),
             target=Moments.of([rows.target[rows.side == side] for side in range(len(SIDES))]),
             weighted=(total, float((weight * target).sum() / total) if total else 0.0),
@@ -186,21 +191,6 @@ class Pass:
         return uri
 
 
-def _co_moments(
-    numbers: list[Float64], moments: Moments, targets: list[Float64], beside: Moments
-) -> Float64:
-    """Sums of (value - mean) * (target - mean of the targets beside) for each numeric feature."""
-    return np.array(
-        [
-            float(np.dot(values - mean, beside_values - beside_mean))
-            for values, mean, beside_values, beside_mean in zip(
-                numbers, moments.mean, targets, beside.mean, strict=True
-            )
-        ],
-        dtype=np.float64,
-    )
-
-
 def _examples(rejected: Rejected, path: str, plan: Plan) -> tuple[str, ...]:
     return tuple(
         f"row {rejected.rows[i]:,} of {path}: {rejected.reasons[i]} "
@@ -229,7 +219,13 @@ def check_categories(name: str, counts: Counter[str], limit: int) -> None:
         )
 
 
-def _check_range(name: str, values: Float64, rows: Rows) -> None:
+def _check_range(name: str, values: Float64, rows: Rows) -> int:
+    """How many values are missing. Raises UserError for one that float32 can't hold."""
+    if not len(values):
+        return 0
+    low, high = values.min(), values.max()
+    if low >= -LARGEST and high <= LARGEST:  # neither holds where any is missing
+        return 0
     with np.errstate(invalid="ignore"):
         wrong = np.abs(values) > LARGEST
     if wrong.any():
@@ -241,6 +237,7 @@ def _check_range(name: str, values: Float64, rows: Rows) -> None:
             f"{rows.path}: features are finite numbers within ±{LARGEST:.2g}. Make such values "
             f'missing, or set their rows aside with a rule such as "{rule}" and data.max_rejected.'
         )
+    return int(np.isnan(values).sum())
 
 
 def _shown(row: "pd.Series[Any]", plan: Plan) -> str:

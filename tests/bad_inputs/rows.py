@@ -54,6 +54,10 @@ def loaders(*names: str) -> tuple[str, ...]:
     return cases("engine/test_read_loader::test_loader_refused", *names)
 
 
+def no_files(*names: str) -> tuple[str, ...]:
+    return cases("engine/test_sources::test_what_is_no_file_in_a_folder", *names)
+
+
 FILES = (
     Row(
         "Parquet truncated, zero bytes, CSV named .parquet, huge footer",
@@ -100,6 +104,24 @@ FILES = (
         "small files that open to much",
         "refused over the size, read under it",
         ("test_files::test_parquet_that_opens_to_too_much", *csv("opens to too much")),
+    ),
+    Row(
+        "links to files and folders",
+        "accepted: read as if they lay there",
+        ("engine/test_sources::test_links_are_followed",),
+    ),
+    Row(
+        "links that lead nowhere or back, pipes, devices",
+        "refused, named",
+        (
+            *no_files("a loop", "nowhere", "a pipe"),
+            "engine/test_sources::test_a_device_is_not_read",
+        ),
+    ),
+    Row(
+        "folders named like day=1",
+        "a note: they are no columns",
+        cases("engine/test_sources::test_partition_folders_are_noted", "parquet", "csv"),
     ),
     Row("some row groups empty", "accepted", accepted("empty row groups")),
     Row(
@@ -295,7 +317,16 @@ SETTINGS = (
         + settings("address of a local cluster")
         + ("test_settings::test_refused_for_the_table",),
     ),
-    Row("a file that is not TOML", "refused", ("test_settings::test_file_refused",)),
+    Row(
+        "a file that is not TOML, or not UTF-8",
+        "refused",
+        cases("test_settings::test_file_refused", "cut short", "twice", "not UTF-8", "UTF-16"),
+    ),
+    Row(
+        "a mark and line ends of Windows in a configuration",
+        "accepted",
+        ("test_settings::test_a_mark_and_the_line_ends_of_windows_are_accepted",),
+    ),
     Row(
         "a loader that is missing, raises, returns nonsense",
         "refused",
@@ -331,6 +362,14 @@ PLACES = (
         ),
     ),
     Row("unknown scheme", "refused", places("unknown scheme", "missing driver")),
+    Row(
+        "MLflow's experiment deleted, its store damaged",
+        "refused, or told as a failure",
+        (
+            "flows/test_places::test_an_experiment_that_was_deleted",
+            "flows/test_places::test_a_store_that_lacks_a_column",
+        ),
+    ),
     Row("port in use", "refused", ("test_places::test_a_port_that_is_taken",)),
     Row("no space", "refused", ("test_places::test_no_space",)),
     Row(

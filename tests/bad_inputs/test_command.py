@@ -1,6 +1,9 @@
 """The same through the real command: how it ends, how soon, and what it leaves."""
 
+import os
 import resource
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,6 +81,7 @@ CASES: list[Any] = [
 ]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("make", "settings", "message"), CASES)
 def test_refused_soon_and_nothing_is_left_half_done(
     make: Callable[[Path], int],
@@ -124,10 +128,38 @@ def test_a_home_that_can_not_be_written(boostline_alone: Boostline, tmp_path: Pa
     file = tmp_path / "table.csv"
     file.write_text("a,y\n" + "1,2\n3,4\n" * 20)
     home = f"{file}/home"
-    ran = boostline_alone("train", "--data", str(file), "--target", "y", BOOSTLINE_HOME=home)
+    for words in (
+        ["train", "--data", str(file), "--target", "y"],
+        ["predict", "m", str(file), "o"],
+    ):
+        ran = boostline_alone(*words, BOOSTLINE_HOME=home)
+        assert (ran.returncode, ran.stdout) == (2, "")
+        assert ran.stderr.splitlines()[-1] == (
+            f"BOOSTLINE_HOME ({home}) can't be written: not a directory. Set it to a folder of "
+            "yours."
+        )
+
+
+def test_a_summary_that_can_not_be_written(boostline_alone: Boostline, tmp_path: Path) -> None:
+    """Said before an hour of training, not after it."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o555)
+    plain: list[str] = []
+    if os.access(closed, os.W_OK):  # root may write anywhere
+        if not shutil.which("setpriv"):
+            pytest.skip("this user may write anywhere, and there is no setpriv to mend that")
+        plain = ["setpriv", "--bounding-set=-dac_override"]
+    ran = subprocess.run(
+        [*plain, *boostline_alone.command("train", "--summary", "closed/result.json")],
+        cwd=tmp_path,
+        env=boostline_alone.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (ran.returncode, ran.stdout, ran.stderr) == (
         2,
         "",
-        f"BOOSTLINE_HOME ({home}) can't be written: not a directory. Set it to a folder of "
-        "yours.\n",
+        f"--summary 'closed/result.json': the folder '{closed}' can't be written. Name another "
+        "file.\n",
     )

@@ -212,9 +212,13 @@ def test_refused_for_the_table(
         ),
         pytest.param(
             b"[data]\ntarget = '\xff'\n",
-            "{file} is not valid TOML: 'utf-8' codec can't decode byte 0xff in position 17: "
-            "invalid start byte.",
+            "{file}, line 2: byte 0xff is not UTF-8, as TOML must be. Save the file as UTF-8.",
             id="not UTF-8",
+        ),
+        pytest.param(
+            "[data]\n".encode("utf-16"),
+            "{file}, line 1: byte 0xff is not UTF-8, as TOML must be. Save the file as UTF-8.",
+            id="UTF-16",
         ),
         pytest.param(
             b"data = 5\n",
@@ -230,3 +234,9 @@ def test_file_refused(content: bytes, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         load_config(str(file))
     assert str(error.value) == message.replace("{file}", str(file))
+
+
+def test_a_mark_and_the_line_ends_of_windows_are_accepted(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_bytes(b'\xef\xbb\xbf[data]\r\nsource = "a.csv"\r\ntarget = "y"\r\n')
+    assert load_config(str(file)).data.target == "y"

@@ -2,7 +2,8 @@
 
 python -m tests.benchmarks                      1M rows, the sides A B F G once: about a minute
 python -m tests.benchmarks --rows 10M --sides ABCDEFG --repeat 3 --markdown --out 10M.json
-python -m tests.benchmarks startup --repeat 3   or again, nightly, workers, scoring, files
+python -m tests.benchmarks startup --repeat 3   or again, nightly, workers, scoring, files,
+                                                checkpoints
 """
 
 import argparse

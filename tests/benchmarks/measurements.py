@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tasks.engine.config import BoostConfig
 from tests.benchmarks.contest import (
     LIMIT_S,
     Measured,
@@ -125,6 +126,23 @@ def files(chosen: Chosen) -> Iterator[Measured]:
             yield boostline(f"{len(list(source.iterdir())):,} files", folder, source, chosen.seed)
 
 
+def checkpoints(chosen: Chosen) -> Iterator[Measured]:
+    """Trainings with checkpoints as by default, and with the last one alone: see the step train."""
+    source, default = chosen.folder(), BoostConfig()
+    model: dict[str, object] = {
+        "boost__n_estimators": default.n_estimators,
+        "boost__max_depth": default.max_depth,
+    }
+    with scratch(chosen.data) as folder:
+        boostline("before", folder, source, chosen.seed, **model)  # reads and profiles the table
+        for number in range(1, chosen.repeat + 1):
+            # no model twice, which would be there already, though as good as the same
+            for change, every in ((1e-9, default.checkpoint_every), (-1e-9, default.n_estimators)):
+                model["boost__learning_rate"] = default.learning_rate * (1 + number * change)
+                model["boost__checkpoint_every"] = every
+                yield boostline(f"every {every}", folder, source, chosen.seed, **model)
+
+
 MEASUREMENTS: dict[str, Callable[[Chosen], Iterator[Measured]]] = {
     "sides": sides,
     "startup": startup,
@@ -133,4 +151,5 @@ MEASUREMENTS: dict[str, Callable[[Chosen], Iterator[Measured]]] = {
     "workers": workers,
     "scoring": scoring,
     "files": files,
+    "checkpoints": checkpoints,
 }

@@ -107,15 +107,6 @@ def test_integers_beyond_two_to_the_53_are_noted(tmp_path: Path) -> None:
     )
 
 
-def test_partition_folders_are_noted(tmp_path: Path) -> None:
-    write(tmp_path / "d")
-    write(tmp_path / "d" / "day=1", a={"x": [1]})
-    assert inspected(tmp_path / "d").notes == (
-        "Folder names such as 'day=1' are not read as columns: write the column into the files if "
-        "it is needed.",
-    )
-
-
 def test_empty_files_and_row_groups_are_accepted(tmp_path: Path) -> None:
     folder = write(tmp_path / "d", a={"x": pa.array([], pa.int64())}, c={"x": [1]})
     with pq.ParquetWriter(folder / "b.parquet", pa.schema({"x": pa.int64()})) as writer:

@@ -1,14 +1,20 @@
 """What `data.source` may name, and the files that it stands for."""
 
 import gzip
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tasks.engine.config import DataConfig
 from tasks.engine.errors import UserError
+from tasks.engine.home import Home
+from tasks.engine.ingest import ingest
 from tasks.engine.secrets import redact
 from tasks.engine.sources import Source, resolve
 
@@ -88,6 +94,77 @@ def test_relative_path_is_shown_as_written(tmp_path: Path, monkeypatch: pytest.M
     assert source_of("b.csv").files[0].shown == "b.csv"
     assert source_of("*.csv").files[0].shown == "b.csv"
     assert source_of(f"file://{tmp_path}/b.csv").files[0].uri == str(tmp_path / "b.csv")
+
+
+def test_links_are_followed(tmp_path: Path) -> None:
+    """A file or folder behind a link is read as if it were where the link is, and is no less."""
+    make(tmp_path, "store/2025/a.csv", "store/2026/b.csv", "data/c.csv")
+    (tmp_path / "data" / "years").symlink_to(tmp_path / "store")
+    (tmp_path / "data" / "one.csv").symlink_to(tmp_path / "store" / "2025" / "a.csv")
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    for source in ("data", "link", "link/**/*.csv"):
+        found = source_of(tmp_path / source).files
+        names = ["c.csv", "one.csv", "years/2025/a.csv", "years/2026/b.csv"]
+        assert [file.path for file in found] == names
+        assert found[2].uri == str(tmp_path / "store" / "2025" / "a.csv")
+
+
+def _link_to_itself(folder: Path) -> None:
+    (folder / "deep").mkdir()
+    (folder / "deep" / "back").symlink_to(folder)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        pytest.param(
+            _link_to_itself,
+            "{folder}/deep/back is a link to a folder that it lies in.",
+            id="a loop",
+        ),
+        pytest.param(
+            lambda folder: (folder / "b.csv").symlink_to("gone.csv"),
+            "{folder}/b.csv is a link that leads nowhere.",
+            id="nowhere",
+        ),
+        pytest.param(
+            lambda folder: os.mkfifo(folder / "b.csv"),
+            "{folder}/b.csv is a pipe or a device, which can be read but once. Write its rows to a "
+            "file.",
+            id="a pipe",
+        ),
+    ],
+)
+def test_what_is_no_file_in_a_folder(
+    spoil: Callable[[Path], None], message: str, tmp_path: Path
+) -> None:
+    folder = make(tmp_path / "d", "a.csv")
+    spoil(folder)
+    with pytest.raises(UserError) as refused:
+        source_of(folder)
+    assert str(refused.value) == message.replace("{folder}", str(folder))
+
+
+def test_a_device_is_not_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as refused:
+        source_of("/dev/zero", format="csv")
+    assert str(refused.value) == (
+        "/dev/zero is a pipe or a device, which can be read but once. Write its rows to a file."
+    )
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+def test_partition_folders_are_noted(kind: str, tmp_path: Path) -> None:
+    folder = tmp_path / "d" / "day=1"
+    make(tmp_path, "d/day=1/a.csv", content=b"x,y\n1,2\n")
+    if kind == "parquet":
+        (folder / "a.csv").unlink()
+        pq.write_table(pa.table({"x": [1], "y": [2]}), folder / "a.parquet")
+    dataset = ingest(DataConfig(source=str(tmp_path / "d")), Home(str(tmp_path / "home")))
+    assert dataset.notes == (
+        "Folder names such as 'day=1' are not read as columns: write the column into the files if "
+        "it is needed.",
+    )
 
 
 def test_fsspec_uris() -> None:

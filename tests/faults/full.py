@@ -22,6 +22,7 @@ from tests.conftest import Boostline, clean_environment
 from tests.faults.harness import (
     EVERY,
     MOMENTS,
+    RUN_LIMIT_S,
     Address,
     Moment,
     Run,
@@ -45,16 +46,20 @@ VICTIMS = (
     "flow",
 )
 TTL_S = 4
-HEADER = ("", "moment", "victim", "recovered in", "rounds redone", "same bytes", "note")
+HEADER = ("", "moment", "victim", "bins", "recovered in", "rounds redone", "same bytes", "note")
 
 
 @dataclass(frozen=True)
 class Point:
-    """Where a fault strikes: `victim` at `moment`, and `delay_s` later than it."""
+    """Where a fault strikes: `victim` at `moment`, and `delay_s` later than it.
+
+    Where `on_disk`, the bins are read from the workers' scratch folders in every round.
+    """
 
     moment: Moment
     victim: str
     delay_s: float
+    on_disk: bool
 
     @property
     def has_cluster(self) -> bool:
@@ -83,13 +88,20 @@ def draw(seed: int, count: int) -> list[Point]:
     for _ in range(count):
         moments = moments or random.sample(MOMENTS, len(MOMENTS))
         victims = victims or random.sample(VICTIMS, len(VICTIMS))
-        points.append(Point(moments.pop(), victims.pop(), random.random() * 0.5))
+        delay_s, on_disk = random.random() * 0.5, random.random() < 0.5
+        points.append(Point(moments.pop(), victims.pop(), delay_s, on_disk))
     return points
 
 
 def strike(point: Point, boostline: Boostline, table: Path, undisturbed: Summary) -> Outcome:
     """One run with one fault, started again where the fault ends it."""
-    words = arguments(table, cluster__worker_ttl=TTL_S, cluster__replace_timeout=6)
+    words = arguments(
+        table,
+        cluster__worker_ttl=TTL_S,
+        cluster__replace_timeout=6,
+        cluster__start_timeout=RUN_LIMIT_S,
+        cluster__external_memory="always" if point.on_disk else "auto",
+    )
     outcome = Outcome()
     with _cluster(boostline, point, "dask") as cluster:
         with running(boostline, *words, *(cluster.settings() if cluster else [])) as run:
@@ -185,7 +197,7 @@ def _check_told(point: Point, run: Run) -> None:
 
 
 def print_row(*cells: object) -> None:
-    widths = (3, 28, 20, 12, 13, 10, 1)
+    widths = (3, 28, 20, 6, 12, 13, 10, 1)
     print(
         "  ".join(f"{cell!s:<{width}}" for cell, width in zip(cells, widths, strict=True)),
         flush=True,
@@ -228,7 +240,8 @@ def main() -> int:
             took = "nothing left" if found.recovered_s is None else f"{found.recovered_s:.1f} s"
             answer = "yes" if found.same else "NO"
             where = f"{point.moment.name} + {point.delay_s:.2f} s"
-            print_row(number, where, point.victim, took, found.redone, answer, found.note)
+            bins = "disk" if point.on_disk else "memory"
+            print_row(number, where, point.victim, bins, took, found.redone, answer, found.note)
     print(f"{chosen.points - failed} of {chosen.points} ended with the undisturbed bytes")
     return int(failed > 0)
 

@@ -4,19 +4,22 @@ import os
 import re
 import resource
 import signal
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from tasks.engine.home import Home
 from tasks.engine.summary import Summary
-from tests.conftest import Boostline
+from tasks.ledger import entries
+from tests.conftest import Boostline, clean_environment
 from tests.faults.harness import (
     BETWEEN,
     EVERY,
     INGEST,
     ROUNDS,
-    RUN_LIMIT_S,
     SCORING,
     address_cluster,
     arguments,
@@ -26,7 +29,8 @@ from tests.faults.harness import (
 )
 from tests.flows.test_train import mlflow_client
 
-pytestmark = pytest.mark.slow
+# the first test also makes the table and the undisturbed run
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 AT_ONCE = int(os.environ.get("BOOSTLINE_TEST_AT_ONCE", "4"))
 FULL_BYTES = 235_000
@@ -61,6 +65,33 @@ def test_the_flow_is_killed_in_every_step(
         run.check_not_done_again()
     same(found, undisturbed)
     assert found.resumed_from_round == ROUNDS
+
+
+def test_the_next_command_tells_of_a_run_that_died(mlflow_store: Path, tmp_path: Path) -> None:
+    """Whichever it is: on a server of our own, which was not there in between."""
+    boostline = Boostline(tmp_path, clean_environment(), mlflow_store)
+    with boostline.start("train", "--set", "boost.n_estimators=100000") as process:
+        until = time.monotonic() + 90
+        while not list(boostline.home.glob("checkpoints/*/*.json")):
+            assert process.poll() is None and time.monotonic() < until
+            time.sleep(0.05)
+        process.kill()
+        process.communicate()
+    (entry,) = entries(Home(str(boostline.home)))
+    client, mlflow_run = mlflow_client(boostline.home), str(entry.mlflow_run_id)
+    assert client.get_run(mlflow_run).info.status == "RUNNING"
+    ran = boostline("clean")
+    assert ran.returncode == 0, ran.stderr
+    assert client.get_run(mlflow_run).info.status == "FAILED"
+    with closing(sqlite3.connect(boostline.home / "prefect" / "prefect.db")) as store:
+        states = store.execute(
+            "select flow_run.state_type, flow_run_state.message from flow_run "
+            "join flow_run_state on flow_run.state_id = flow_run_state.id"
+        ).fetchall()
+    assert states == [("CRASHED", "Its process died before the run had ended.")]
+    began = time.monotonic()
+    assert boostline("clean").stderr == ""
+    assert time.monotonic() - began < 5  # nothing is left to tell: no server starts
 
 
 def test_the_scheduler_is_killed(boostline: Boostline, table: Path, undisturbed: Summary) -> None:
@@ -164,13 +195,15 @@ def test_a_full_disk_costs_the_checkpoint(
     assert not list(run.home.glob("checkpoints/*/*.part"))
 
 
+@pytest.mark.timeout(60 + 45 * AT_ONCE)
 def test_first_runs_at_once(boostline_alone: Boostline) -> None:
     """On an empty home, with servers of their own and one key: all finish, with one model."""
     words = ["--set", "cluster.workers=1", "--set", "cluster.threads=1"]
     words += ["--set", "evaluate.bootstrap=100"]
     files = [boostline_alone.folder / f"summary-{number}.json" for number in range(AT_ONCE)]
     started = [boostline_alone.start("train", "--summary", str(file), *words) for file in files]
-    errors = [process.communicate(timeout=RUN_LIMIT_S)[1] for process in started]
+    limit = time.monotonic() + 45 * AT_ONCE
+    errors = [process.communicate(timeout=limit - time.monotonic())[1] for process in started]
     assert [process.returncode for process in started] == [0] * AT_ONCE, errors
     found = [Summary.model_validate_json(file.read_bytes()) for file in files]
     assert len({(each.model_sha256, each.r2, each.dataset_digest) for each in found}) == 1

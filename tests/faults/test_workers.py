@@ -22,7 +22,8 @@ from tests.faults.harness import (
     same,
 )
 
-pytestmark = pytest.mark.slow
+# the first test also makes the table and the undisturbed run
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def test_a_worker_is_killed_in_every_step(

@@ -176,6 +176,13 @@ def test_a_wrong_call_says_what_is_known(
             id="ctrl-c",
         ),
         pytest.param(
+            "command._told = load; raise KeyboardInterrupt",
+            130,
+            "Interrupted. What was done up to the last checkpoint is kept: the same command goes "
+            "on from there.\n",
+            id="ctrl-c-twice",
+        ),
+        pytest.param(
             "raise BrokenPipeError(32, 'Broken pipe')",
             1,
             "Whoever read this command's output closed it before the end.\n",

@@ -1,5 +1,6 @@
 """What the doctor says of real services."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,9 @@ def test_services_that_do_not_answer_are_named(boostline_alone: Boostline) -> No
 @pytest.mark.skipif(not _own_addresses(), reason="this host has no address but loopback")
 @pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
 def test_a_service_that_is_open_to_others_is_told(
-    boostline: Boostline, prefect_server: Any, tmp_path: Path, host: str
+    boostline: Boostline, prefect_server: Any, mlflow_store: Path, tmp_path: Path, host: str
 ) -> None:
+    shutil.copytree(mlflow_store, tmp_path, dirs_exist_ok=True)
     server = MlflowServer(tmp_path, host)
     server.start()
     try:

@@ -6,33 +6,35 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from mlflow import MlflowClient
 
 from tasks.engine.summary import Summary
-from tests.conftest import Boostline
+from tests.conftest import Boostline, clean_environment
 from tests.flows.test_train import read_flow_run, runs_of, wait_for_checkpoint
 from tests.mlflow_server import MlflowServer
 
-pytestmark = pytest.mark.slow
+# whole trainings, servers that start anew, and limits to wait for, beside other tests
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 OUTAGE_SECONDS = float(os.environ.get("BOOSTLINE_TEST_OUTAGE", "10"))
 ROUNDS = 400
 
 
-def long_training(shared_data: Path) -> list[str]:
+def long_training(shared_data: Path, rounds: int = ROUNDS) -> list[str]:
     return [
         "--data", str(shared_data / "diamonds.csv"), "--target", "price",
-        "--set", f"boost.n_estimators={ROUNDS}", "--set", "boost.max_depth=9",
+        "--set", f"boost.n_estimators={rounds}", "--set", "boost.max_depth=9",
     ]  # fmt: skip
 
 
-def everything_is_there(client: MlflowClient, run_id: str) -> None:
+def everything_is_there(client: MlflowClient, run_id: str, rounds: int = ROUNDS) -> None:
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
     for name in ("round/train_rmse", "round/valid_rmse", "round/train_r2", "round/valid_r2"):
         steps = [metric.step for metric in client.get_metric_history(run_id, name)]
-        assert steps == list(range(1, ROUNDS + 1)), name
+        assert steps == list(range(1, rounds + 1)), name
     assert "test_r2" in run.data.metrics
     assert len(client.list_artifacts(run_id, "plots")) == 4
     assert len(run.inputs.dataset_inputs) == 1
@@ -61,7 +63,8 @@ def test_mlflow_is_away_for_good(
 ) -> None:
     place = {"MLFLOW_TRACKING_URI": mlflow_server.uri}
     more = ["--set", "track.timeout=3", "--set", "track.model=stones"]
-    with boostline.start("train", *long_training(shared_data), *more, **place) as process:
+    words = [*long_training(shared_data, rounds=200), *more]
+    with boostline.start("train", *words, **place) as process:
         wait_for_checkpoint(boostline, process, 20)
         mlflow_server.kill()
         _, err = process.communicate(timeout=150)
@@ -86,7 +89,7 @@ def test_mlflow_is_away_for_good(
     client = MlflowClient(mlflow_server.uri, mlflow_server.uri)
     (run,) = runs_of(client)
     assert ran.stdout.startswith(f"Recorded: MLflow run {run.info.run_id}, models:/m-")
-    everything_is_there(client, run.info.run_id)
+    everything_is_there(client, run.info.run_id, rounds=200)
     assert client.get_model_version("stones", "1").run_id == run.info.run_id
     again = boostline("record", **place)
     assert again.stdout == "Nothing waits to be recorded.\n"
@@ -110,3 +113,23 @@ def test_prefect_is_away_for_a_while(
     assert process.returncode == 0, err
     found = Summary.model_validate_json(summary.read_bytes())
     assert read_flow_run(prefect_server, found.flow_run_id)["state_type"] == "COMPLETED"
+
+
+def test_prefects_server_dies(mlflow_store: Path, tmp_path: Path) -> None:
+    """Our own one: it is said soon, and the same command goes on."""
+    boostline = Boostline(tmp_path, clean_environment(), mlflow_store)
+    words = ["--set", "boost.n_estimators=400", "--set", "boost.max_depth=6"]
+    retries = {"PREFECT_CLIENT_MAX_RETRIES": "1"}
+    with boostline.start("train", *words, **retries) as process:
+        wait_for_checkpoint(boostline, process, 20)
+        for child in psutil.Process(process.pid).children():
+            if any(word.endswith("prefect_child.py") for word in child.cmdline()):
+                child.kill()
+        _, err = process.communicate(timeout=150)
+    assert process.returncode == 1, err
+    log = boostline.home / "prefect" / "server.log"
+    assert err.endswith(
+        "The embedded Prefect server ended with code -9 during the run. What was done is kept: the "
+        f"same command goes on from there. The last lines of {log}:\n(empty)\n"
+    )
+    assert boostline.train(*words).resumed_from_round >= 20

@@ -1,5 +1,6 @@
 """The embedded MLflow store, first used by several processes at once."""
 
+import fcntl
 import importlib.metadata
 import importlib.util
 import os
@@ -7,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -26,10 +28,11 @@ assert "mlflow" not in sys.modules
 quiet_mlflow()
 import mlflow
 mlflow.set_tracking_uri(uri)
-with mlflow.start_run(experiment_id=open_experiment(uri, "../night run", home)):
+client = mlflow.MlflowClient()
+with mlflow.start_run(experiment_id=open_experiment(client, "../night run", home)):
     mlflow.log_metric("r2", 0.5)
     mlflow.log_text("hello", "note.txt")
-assert mlflow.MlflowClient().search_registered_models() == []
+assert client.search_registered_models() == []
 """
 
 
@@ -128,3 +131,57 @@ def test_a_configured_store_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example")
     assert prepare_mlflow(tmp_path / "home") == "http://mlflow.example"
     assert not (tmp_path / "home").exists()
+
+
+def test_who_was_killed_while_making_a_store_is_not_in_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The child that migrates may outlive it: nobody begins before the child has ended too."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    first = subprocess.Popen(
+        [sys.executable, "-c", FIRST_RUN, str(tmp_path)], env=environment, cwd=tmp_path
+    )
+    part = tmp_path / "mlflow.db.part"
+    until = time.monotonic() + 60
+    while not part.exists():
+        assert first.poll() is None and time.monotonic() < until
+        time.sleep(0.01)
+    first.kill()
+    first.wait()
+    assert _is_locked(tmp_path / "mlflow.db.lock")
+    monkeypatch.setenv("BOOSTLINE_START_TIMEOUT", "0.2")
+    with pytest.raises(MlflowStoreError) as error:
+        prepare_mlflow(tmp_path)
+    assert str(error.value) == (
+        f"Another process has been making or upgrading MLflow's store in {tmp_path} for 0.2 s "
+        "(BOOSTLINE_START_TIMEOUT). Wait for it, end it, or name another store with "
+        "MLFLOW_TRACKING_URI."
+    )
+    monkeypatch.delenv("BOOSTLINE_START_TIMEOUT")
+    prepare_mlflow(tmp_path)
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as store:
+        assert store.execute("pragma integrity_check").fetchone() == ("ok",)
+        assert store.execute("select count(*) from experiments").fetchone() == (1,)
+    assert not _is_locked(tmp_path / "mlflow.db.lock")
+
+
+def _is_locked(file: Path) -> bool:
+    with file.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def test_a_migration_that_takes_too_long_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BOOSTLINE_START_TIMEOUT", "0.1")
+    with pytest.raises(MlflowStoreError) as error:
+        prepare_mlflow(tmp_path)
+    assert str(error.value) == (
+        f"MLflow {importlib.metadata.version('mlflow')} could not make its store "
+        f"{tmp_path}/mlflow.db within 0.1 s (BOOSTLINE_START_TIMEOUT)."
+    )
+    assert not (tmp_path / "mlflow.db").exists()

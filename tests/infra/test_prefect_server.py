@@ -210,9 +210,26 @@ def test_a_configured_server_is_used_and_nothing_is_started(
 def test_a_configured_server_that_does_not_answer_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("infra.prefect_server.CONFIGURED_SERVER_TIMEOUT_S", 0.2)
+    monkeypatch.setenv("BOOSTLINE_START_TIMEOUT", "0.2")
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    with pytest.raises(
-        PrefectServerError, match=r"No Prefect server answers at http://127\.0\.0\.1:9/api"
-    ):
+    with pytest.raises(PrefectServerError) as error:
         start_embedded_prefect(tmp_path).wait()
+    assert str(error.value) == (
+        "No Prefect server answers at http://127.0.0.1:9/api (PREFECT_API_URL) after 0.2 s "
+        "(BOOSTLINE_START_TIMEOUT): [Errno 111] Connection refused. Start it, correct "
+        "PREFECT_API_URL, or unset it to use the embedded server."
+    )
+
+
+def test_a_server_of_ours_that_is_not_ready_in_time_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BOOSTLINE_START_TIMEOUT", "0.1")
+    with start_embedded_prefect(tmp_path) as server, pytest.raises(PrefectServerError) as error:
+        server.wait()
+    assert str(error.value).startswith(
+        "The embedded Prefect server was not ready after 0.1 s (BOOSTLINE_START_TIMEOUT). Start "
+        "one with `prefect server start` and name it in PREFECT_API_URL, or try again. The last "
+        f"lines of {tmp_path}/prefect/server.log:\n"
+    )
+    assert server.pid is not None and not psutil.pid_exists(server.pid)

@@ -73,9 +73,9 @@ class Host:
             check=False,
         )
 
-    def status_of(self, url: str, credentials: str = "") -> int:
-        """The status of a GET from this host, 0 where nobody answers."""
-        asking = ["curl", "-s", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}", url]
+    def status_of(self, url: str, credentials: str = "", *words: str) -> int:
+        """The status of a GET from this host, 0 where nobody answers; `words` are curl's own."""
+        asking = ["curl", "-s", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}", url, *words]
         if credentials:
             asking += ["-u", credentials]
         done = subprocess.run(self.command(asking), capture_output=True, text=True, check=False)

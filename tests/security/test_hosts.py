@@ -165,6 +165,17 @@ def test_without_a_password_no_model_is_to_be_had(site: Site, trained: dict[str,
     assert not (site.folder / "out.csv").exists()
 
 
+def test_a_web_page_of_others_can_not_use_mlflow(site: Site) -> None:
+    """Neither under a name of its own for the server's address, nor by the user's browser."""
+    experiments = f"{site.mlflow}/api/2.0/mlflow/experiments/create"
+    asked = ["-X", "POST", "-H", "Content-Type: application/json", "-d"]
+    allowed = [*asked, '{"name": "ours"}']
+    assert site.client.status_of(experiments, f"{USER}:{PASSWORD}", *allowed) == 200
+    for header in ("Host: evil.example:5000", "Origin: http://evil.example"):
+        words = [*asked, '{"name": "theirs"}', "-H", header]
+        assert site.client.status_of(experiments, f"{USER}:{PASSWORD}", *words) == 403, header
+
+
 def test_a_client_without_the_certificate_is_not_let_in(site: Site) -> None:
     strangers = make_certificates(site.folder / "strangers", site.client.address)
     mixed = Certificates(site.certificates.ca, strangers.cert, strangers.key)

@@ -1,6 +1,8 @@
 """Crafted names: nothing is written or read outside of a run's own places."""
 
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from infra.mlflow_store import artifact_root, open_experiment, prepare_mlflow
+from infra.mlflow_store import artifact_root, open_experiment
 from tasks.engine.errors import UserError
 from tasks.engine.home import Home
 from tasks.engine.settings import load_config
@@ -43,13 +45,10 @@ def test_a_model_is_a_name_that_mlflow_takes(name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(mlflow_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with MLflow's store in it."""
     folder = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        prepare_mlflow(folder)
-    return folder
+    return Path(shutil.copytree(mlflow_store, folder, dirs_exist_ok=True))
 
 
 @pytest.mark.slow
@@ -58,7 +57,7 @@ def test_the_artifacts_of_an_experiment_stay_in_their_folder(home: Path) -> None
     client = MlflowClient(uri, uri)
     root = artifact_root(home)
     for name in CLIMBING:
-        experiment = client.get_experiment(open_experiment(uri, name, home))
+        experiment = client.get_experiment(open_experiment(client, name, home))
         place = Path(os.path.abspath(experiment.artifact_location.removeprefix("file://")))
         assert place.parent == root, name
 
@@ -82,7 +81,13 @@ def _around(folder: Path) -> set[Path]:
 
 
 @pytest.mark.slow
-def test_a_run_with_crafted_names_writes_in_its_home_alone(boostline: Boostline) -> None:
+def test_a_run_with_crafted_names_writes_in_its_home_alone(
+    boostline_beside: Callable[[Path], Boostline], tmp_path: Path
+) -> None:
+    # so deep that nobody else writes where the names would climb to
+    folder = tmp_path / "one" / "two"
+    folder.mkdir(parents=True)
+    boostline = boostline_beside(folder)
     draw = np.random.default_rng(0)
     columns = ["../../feature", "/etc/feature", "by/../../x", "..", "target/../../y"]
     frame = pd.DataFrame(draw.normal(size=(400, 5)), columns=columns)

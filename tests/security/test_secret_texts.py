@@ -1,6 +1,9 @@
 """Secrets taken out of URLs and texts, and named by reference in their place."""
 
 import logging
+import os
+import sys
+import threading
 
 import pytest
 
@@ -164,3 +167,25 @@ def test_errors_and_logs_without_secrets(
     error_without_words = KeyError(3)
     cleaned(error_without_words)
     assert error_without_words.args == (3,)
+
+
+def test_variables_that_others_take_away_meanwhile_are_no_error() -> None:
+    """MLflow does, while another thread imports it."""
+    ended = threading.Event()
+
+    def come_and_go() -> None:
+        while not ended.is_set():
+            os.environ["BOOSTLINE_SOURCE_PASSING"] = "hunter2"
+            os.environ.pop("BOOSTLINE_SOURCE_PASSING")
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        for _ in range(2_000):
+            without_secrets("nothing to hide")
+    finally:
+        ended.set()
+        thread.join()
+        sys.setswitchinterval(before)

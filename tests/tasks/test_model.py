@@ -2,6 +2,7 @@ import datetime as dt
 import decimal
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -88,8 +89,9 @@ def scorer(frame: pd.DataFrame) -> Scorer:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> MlflowClient:
+def store(mlflow_store: Path, tmp_path_factory: pytest.TempPathFactory) -> MlflowClient:
     folder = tmp_path_factory.mktemp("mlflow")
+    shutil.copytree(mlflow_store, folder, dirs_exist_ok=True)
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     client = MlflowClient(uri, uri)
     client.create_experiment("homes", artifact_location=str(folder / "artifacts"))

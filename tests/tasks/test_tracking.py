@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,8 +27,9 @@ from tests.mlflow_server import MlflowServer
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> MlflowClient:
+def store(mlflow_store: Path, tmp_path_factory: pytest.TempPathFactory) -> MlflowClient:
     folder = tmp_path_factory.mktemp("mlflow")
+    shutil.copytree(mlflow_store, folder, dirs_exist_ok=True)
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     client = MlflowClient(uri, uri)
     client.create_experiment("homes", artifact_location=str(folder / "artifacts"))
@@ -282,7 +284,8 @@ def test_a_server_that_is_away_for_some_seconds_loses_nothing(
     assert recorded.pending == 2
     assert "refused" in (recorded.cause or "")
     with pytest.raises(
-        RunError, match=f"^MLflow at {mlflow_server.uri} did not answer within 0.1 s: "
+        RunError,
+        match=rf"^MLflow at {mlflow_server.uri} did not answer within 0\.1 s \(track\.timeout\): ",
     ):
         open_run(mlflow_server.uri, "homes", "night", {}, spool, timeout=0.1)
     # the server's own store, opened here: the same run, without waiting for a server once more
