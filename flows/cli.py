@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.options import ConfigFile, Data, Set, Target, Verbose
+from flows.cli_deploy import deploy, watch
+from flows.options import ConfigFile, Data, Day, Set, Target, Verbose, load, on_day
 from tasks.engine.errors import UserError
 
 if TYPE_CHECKING:
     from tasks.engine.config import Config
     from tasks.engine.home import Home
-
-TABLES = (".csv", ".tsv", ".parquet", ".arrow", ".feather", ".json", ".jsonl", ".ndjson", ".gz")
 
 app = typer.Typer(
     name="boostline",
@@ -76,6 +75,7 @@ def train(
     settings: Set = None,
     data: Data = None,
     target: Target = None,
+    date: Day = None,
     summary: Annotated[
         str | None,
         typer.Option(
@@ -91,15 +91,16 @@ def train(
     from flows.results import show_training
     from tasks.engine.home import Home, write_atomically
 
-    loaded = _load(config, settings, data, target)
+    loaded = load(config, settings, data, target)
+    day, meant = on_day(loaded, date)
     _refuse_unwritable(summary, "--summary")
     quiet(verbose)
     home = Home.at()
-    _check_early(loaded, home)
+    _check_early(meant, home)
     with showing_steps(screen(stderr=True)):
         from flows.train import run
 
-        outcome = run(loaded, home, verbose)
+        outcome = run(loaded, home, day, verbose)
     if summary:
         write_atomically(
             str(Path(summary).absolute()), outcome.summary.model_dump_json(indent=2).encode()
@@ -152,6 +153,7 @@ def predict(
             help="A data.* or cluster.* setting, as in data.separator=';'. May be repeated.",
         ),
     ] = None,
+    date: Day = None,
     verbose: Verbose = False,
 ) -> None:
     """Score a table with a model from MLflow.
@@ -167,7 +169,7 @@ def predict(
                 f"--set {setting!r} has no meaning for predict: it takes settings of data and "
                 "cluster, as in --set cluster.workers=4. The rest is the model's own."
             )
-    loaded = _load(None, settings, source, "-")
+    _, loaded = on_day(load(None, settings, source, "-"), date)
     quiet(verbose)
     with showing_steps(screen(stderr=True)):
         from flows.predict import run
@@ -189,13 +191,14 @@ def check(
     settings: Set = None,
     data: Data = None,
     target: Target = None,
+    date: Day = None,
     verbose: Verbose = False,
 ) -> None:
     from flows.console import quiet, screen, showing_steps
     from flows.results import show_check
     from tasks.engine.home import Home
 
-    loaded = _load(config, settings, data, target)
+    _, loaded = on_day(load(config, settings, data, target), date)
     quiet(verbose)
     home = Home.at()
     _check_early(loaded, home)
@@ -234,47 +237,8 @@ def init(
     typer.echo(f"Wrote {out}. Look it over, then: boostline train {out}")
 
 
-@app.command()
-def deploy(
-    config: ConfigFile = None,
-    cron: Annotated[
-        str,
-        typer.Option(
-            "--cron", metavar="CRON", help="When: minute, hour, day, month, day of the week."
-        ),
-    ] = "0 3 * * *",
-    timezone: Annotated[
-        str, typer.Option("--timezone", metavar="ZONE", help="Whose clock, as in Europe/Berlin.")
-    ] = "UTC",
-    name: Annotated[
-        str | None,
-        typer.Option(
-            "--name", metavar="NAME", show_default=False, help="Its name; the file's without one."
-        ),
-    ] = None,
-    pool: Annotated[
-        str, typer.Option("--pool", metavar="POOL", help="Work pool whose worker runs it.")
-    ] = "boostline",
-    settings: Set = None,
-    data: Data = None,
-    target: Target = None,
-    verbose: Verbose = False,
-) -> None:
-    """Put a training on a schedule, on a standing Prefect server.
-
-    The configuration becomes the parameters of a deployment; deployed again, it is brought up to
-    date. Shows when it runs next.
-    """
-    from flows.console import quiet
-    from flows.deploy import deploy as deploy_config
-    from flows.deploy import lines
-    from tasks.engine.home import Home
-
-    loaded = _load(config, settings, data, target)
-    quiet(verbose)
-    chosen = name or (Path(config).stem if config else "nightly")
-    for line in lines(deploy_config(loaded, chosen, pool, cron, timezone, Home.at())):
-        typer.echo(line)
+app.command()(deploy)
+app.command()(watch)
 
 
 @app.command()
@@ -346,19 +310,6 @@ def clean(
     home = _settled(Home.at())
     for line in sentences(remove_old(home, age(older_than), dry_run), home, older_than, dry_run):
         typer.echo(line)
-
-
-def _load(
-    path: str | None, settings: list[str] | None, data: str | None, target: str | None
-) -> "Config":
-    from tasks.engine.settings import load_config
-
-    if path and path.lower().endswith(TABLES):
-        raise UserError(
-            f"{path!r} looks like a table, not like a configuration. Name its column to predict: "
-            f"--data {path} --target COLUMN, or let `boostline init {path}` write a configuration."
-        )
-    return load_config(path, settings or (), data, target)
 
 
 def _check_early(config: "Config", home: "Home") -> None:

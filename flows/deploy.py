@@ -10,7 +10,8 @@ from typing import Any
 
 from flows.schedule import check_schedule, clock_changes, next_times, told
 from tasks.engine.config import Config
-from tasks.engine.errors import RunError, UserError
+from tasks.engine.dates import has_dates
+from tasks.engine.errors import RunError, UserError, listing
 from tasks.engine.home import Home
 from tasks.engine.secrets import PREFIX, referred
 from tasks.engine.sources import is_file_path
@@ -29,31 +30,47 @@ class Deployed:
     timezone: str
     times: tuple[datetime, ...]
     notes: tuple[str, ...]
+    notified: tuple[str, ...] = ()
 
 
-def deploy(config: Config, name: str, pool: str, cron: str, timezone: str, home: Home) -> Deployed:
+def deploy(
+    config: Config,
+    name: str,
+    pool: str,
+    cron: str,
+    timezone: str,
+    home: Home,
+    notify: Sequence[str] = (),
+) -> Deployed:
     """Makes the deployment `boostline-train/<name>`, or brings it up to date.
 
+    Dates in the source are those of the schedule's time zone, where the configuration names no
+    other. `notify` are the blocks that are told of runs that went wrong.
+
     Raises:
-        UserError: the schedule, the name or the source can't be deployed.
+        UserError: the schedule, the name, the source or a block can't be deployed.
         RunError: the server does not answer, or refuses the deployment.
     """
     _check_source(config)
     if not re.fullmatch(r"[^/%&<>]+", name):
         raise UserError(f"The name {name!r} (--name) may hold none of the characters / % & < >.")
-    if not os.environ.get("PREFECT_API_URL"):
-        raise UserError(
-            "PREFECT_API_URL is not set: a schedule needs a Prefect server that stays. Start one "
-            "with `prefect server start`, then: export PREFECT_API_URL=http://127.0.0.1:4200/api"
-        )
     check_schedule(cron, timezone)
-    _check_server(home)
+    if has_dates(config) and "timezone" not in config.data.model_fields_set:
+        config = config.model_copy(
+            update={"data": config.data.model_copy(update={"timezone": timezone})}
+        )
     parameters = {
         "config": absolute(config, Path.cwd()).model_dump(mode="json", exclude_unset=True),
         "home": home.root,
     }
+    check_server(home)
+    from flows.automations import check_blocks, tell_of_wrong_runs
+
+    check_blocks(notify)
     made = _make_pool(pool)
     _apply(name, pool, cron, timezone, parameters)
+    if notify:
+        tell_of_wrong_runs(notify, name)
     now = datetime.now(UTC)
     return Deployed(
         name=f"boostline-train/{name}",
@@ -62,7 +79,33 @@ def deploy(config: Config, name: str, pool: str, cron: str, timezone: str, home:
         timezone=timezone,
         times=tuple(next_times(cron, timezone, SHOWN_TIMES, now)),
         notes=tuple(told(clock_changes(cron, timezone, now), timezone)),
+        notified=tuple(notify),
     )
+
+
+def watch(notify: Sequence[str], deployment: str | None, home: Home) -> list[str]:
+    """Has the server watch the trainings that are deployed there; what it does now, as sentences.
+
+    Raises:
+        UserError: there is no such block or deployment.
+        RunError: the server does not answer.
+    """
+    check_server(home)
+    from flows.automations import SILENCE_SECONDS, tell_of_wrong_runs, watch_silent_runs
+
+    if deployment and not notify:
+        raise UserError("--deployment says whose runs --notify tells of: name a block with it.")
+    watch_silent_runs()
+    shown = [f"A training without a heartbeat for {SILENCE_SECONDS} s is told as crashed."]
+    if notify:
+        tell_of_wrong_runs(notify, deployment)
+        whose = f"A run of {deployment}" if deployment else "A training"
+        shown.append(_telling(whose, notify))
+    return shown
+
+
+def _telling(whose: str, blocks: Sequence[str]) -> str:
+    return f"{whose} that failed, crashed or is late is told to {listing(blocks)}."
 
 
 def absolute(config: Config, folder: Path) -> Config:
@@ -95,9 +138,15 @@ def _check_source(config: Config) -> None:
         )
 
 
-def _check_server(home: Home) -> None:
+def check_server(home: Home) -> None:
+    """Raises UserError where no Prefect server is named, RunError where it does not answer."""
     from infra.prefect_server import PrefectServerError, start_embedded_prefect
 
+    if not os.environ.get("PREFECT_API_URL"):
+        raise UserError(
+            "PREFECT_API_URL is not set: a schedule needs a Prefect server that stays. Start one "
+            "with `prefect server start`, then: export PREFECT_API_URL=http://127.0.0.1:4200/api"
+        )
     try:
         with start_embedded_prefect(home.local) as server:
             server.wait()
@@ -126,18 +175,17 @@ def _apply(name: str, pool: str, cron: str, timezone: str, parameters: dict[str,
     from prefect.deployments.runner import DeploymentApplyError, RunnerDeployment
     from prefect.types.entrypoint import EntrypointType
 
+    from flows.automations import HEARTBEAT_SECONDS, WATCHED, watch_silent_runs
     from flows.pipeline import train_flow
-    from flows.states import HEARTBEAT_SECONDS, WATCHED, watch_silent_runs
 
-    os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", str(HEARTBEAT_SECONDS))
     deployment = RunnerDeployment.from_flow(
         train_flow,
         name=name,
         schedules=[CronSchedule(cron=cron, timezone=timezone)],
         parameters=parameters,
-        # the second of two at once would only wait for the first one's workers
+        # what comes while another is under way waits; of several that wait the last one runs
         concurrency_limit=ConcurrencyLimitConfig(
-            limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW
+            limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE
         ),
         tags=["boostline", WATCHED],
         work_pool_name=pool,
@@ -162,6 +210,8 @@ def lines(deployed: Deployed) -> Sequence[str]:
         local = f"{time:%a %Y-%m-%d %H:%M}"
         shown.append(f"{number:>15}   {local:<26}{time.astimezone(UTC):%a %Y-%m-%d %H:%M}")
     shown += [f"! {note}" for note in deployed.notes]
+    if deployed.notified:
+        shown += ["", _telling("A run", deployed.notified)]
     shown += [
         "",
         f"A worker runs it:  prefect worker start --pool {deployed.pool}",

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from tasks.engine.config import Config
 from tasks.engine.dataset import Column, Dataset, RowGroup
+from tasks.engine.dates import DATED, escaped
 from tasks.engine.errors import UserError, unknown_column
 from tasks.engine.frames import open_input
 from tasks.engine.home import Home
@@ -328,6 +329,8 @@ def _setting(
     field = type(values).model_fields[name]
     lines = _wrapped(field.description or "") + comments.get(f"{section}.{name}", [])
     value, default = getattr(values, name), getattr(defaults, name)
+    if section == "data" and name in DATED and value is not None:
+        value = escaped(value)
     shown = _toml(value)
     if value != default or f"{section}.{name}" == "data.source":
         return [*lines, f"{name} = {shown}"]

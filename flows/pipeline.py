@@ -1,20 +1,24 @@
 """The train flow: ingest, normalize, train, evaluate, record."""
 
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import date
 from pathlib import Path
 
 from prefect import flow
 from prefect.runtime import flow_run
 
+from flows.catching_up import give_way_to_newer
 from flows.places import aside, chosen, cluster_of, device_of, telemetry, tracking_of
 from flows.states import cancelling
+from infra.growing import at_full_size
 from tasks.artifacts import show_results
 from tasks.engine.config import Config
+from tasks.engine.dates import dated, day_of
 from tasks.engine.home import Home, digest_of
 from tasks.engine.report import Report
 from tasks.engine.secrets import (
@@ -76,21 +80,43 @@ class Clock:
 
 
 def _run_name() -> str:
-    config = flow_run.parameters["config"]
-    data = config.data if isinstance(config, Config) else Config.model_validate(config).data
-    table = Path(data.shown.partition("?")[0].rstrip("/")).name or data.shown
-    return f"{table} · {datetime.now(UTC):%Y-%m-%d %H:%M}"
+    """Of model, data and day: `houses · sales · 2026-11-24`."""
+    given = flow_run.parameters
+    config = Config.model_validate(given["config"])
+    names = [config.track.model, _table(config), str(_day(config, given.get("date")))]
+    return " · ".join(filter(None, names))
+
+
+def _table(config: Config) -> str:
+    """The last part of the source that says which table it is, on every day and in every file."""
+    data = config.data
+    if data.table:
+        return data.table
+    parts = Path(re.sub(r"\{[^}]*\}", "{}", data.shown.partition("?")[0])).parts
+    named = [part for part in parts[::-1] if not re.search(r"\{\}|[*\[]|^/$|:$", part)]
+    return named[0] if named else data.shown
+
+
+def _day(config: Config, date: date | None) -> date:
+    """The day that a run is about: the one it is given, or that of its schedule."""
+    return date or day_of(flow_run.scheduled_start_time, config.data.timezone)
 
 
 @flow(name="boostline-train", flow_run_name=_run_name, persist_result=False)
 @with_clean_errors
-def train_flow(config: Config, home: str | None = None) -> Outcome:
-    """Trains a model as `config` says and records it.
+def train_flow(config: Config, home: str | None = None, date: date | None = None) -> Outcome:
+    """Trains a model and records it.
 
-    `home` is where everything is kept; BOOSTLINE_HOME, or `.boostline` in the folder of the flow's
-    process, where it is not given.
+    Args:
+        config: What is trained on which data, where, and how it is remembered.
+        home: Where everything is kept. BOOSTLINE_HOME, or `.boostline` in the folder of the flow's
+            process, without it.
+        date: The day that dates in the source are reckoned from. Without it that on which the run
+            was scheduled to start, however late it starts or starts again.
     """
     check_by_reference(config.data.source)
+    give_way_to_newer()
+    config = dated(config, _day(config, date))
     clock, place = Clock(), Home.at(home)
     cluster, notes = chosen(config.cluster)
     with (
@@ -106,7 +132,7 @@ def train_flow(config: Config, home: str | None = None) -> Outcome:
         with clock.step("normalize"):
             dataset, profile = fit_scaler(config, dataset, plan, place, client, device)
         describe_data(recorder, dataset, plan, profile)
-        with clock.step("train"):
+        with clock.step("train"), at_full_size(client):
             trained = train_model(
                 config, dataset, plan, profile, place, client, rounds_to(recorder), device
             )

@@ -3,9 +3,10 @@
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
-from tasks.engine.config import ClusterConfig
+from tasks.engine.cluster_config import ClusterConfig
 from tasks.engine.errors import RunError, UserError
 from tasks.engine.frames import Device
 from tasks.engine.home import Home
@@ -14,6 +15,8 @@ from tasks.engine.secrets import keep_logs_clean, without_secrets
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+    from infra.cluster_plan import Asked
 
 # what workers need in any case: loaded while the first task is still on its way
 AHEAD = ("xgboost", "pandas", "pyarrow.parquet", "tasks.engine.profile")
@@ -29,7 +32,7 @@ def chosen(config: ClusterConfig) -> tuple[ClusterConfig, tuple[str, ...]]:
     if reason is None:
         return config.model_copy(update={"kind": "cuda"}), ()
     note = f"Trained on the CPU (cluster.kind=auto): {reason}."
-    return config.model_copy(update={"kind": "local", "gpus": ()}), (note,)
+    return config.model_copy(update={"kind": "local", "gpu_devices": ()}), (note,)
 
 
 def device_of(client: Any, config: ClusterConfig) -> Device:
@@ -76,7 +79,8 @@ def cluster_of(
     `secrets` are variables that the workers need too; those of this host's inherit them.
 
     Raises:
-        UserError: TLS can't be set up, or the scheduler does not trust this host.
+        UserError: TLS can't be set up, the scheduler does not trust this host, or the kind's extra
+            is not installed.
         RunError: the cluster did not come up.
     """
     from infra.cluster import (
@@ -107,23 +111,33 @@ def cluster_of(
             imports=AHEAD,
             tls=tls,
             gpu=GpuPlan(
-                devices=config.gpus,
+                devices=config.gpu_devices,
                 memory_limit=config.gpu_memory_limit,
                 allocator=config.gpu_allocator,
                 pool_size=config.gpu_pool_size,
                 spill=config.gpu_spill,
                 protocol=config.protocol,
             ),
+            max_workers=config.max_workers,
+            asked=_asked(config),
         ) as client:
             send_user_folder(client, os.getcwd())
             on_every_worker(client, keep_logs_clean)
-            if config.kind == "address":
+            if config.kind in ("address", "kubernetes"):
                 send_variables(client, secrets or {})
             yield client
     except ClusterSettingError as error:
         raise UserError(str(error)) from error
     except ClusterError as error:
         raise RunError(str(error)) from error
+
+
+def _asked(config: ClusterConfig) -> "Asked":
+    """The configuration's settings of clusters that are asked for, where they are set."""
+    from infra.cluster_plan import Asked
+
+    named: dict[str, Any] = {each.name: getattr(config, each.name) for each in fields(Asked)}
+    return replace(Asked(), **{name: value for name, value in named.items() if value})
 
 
 def store_of(home: Home) -> str:

@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 
 from flows.places import check_let_in, chosen, client_of, cluster_of, device_of, store_of
 from infra.mlflow_store import quiet_mlflow
-from tasks.engine.config import ClusterConfig, DataConfig
+from tasks.engine.cluster_config import ClusterConfig
+from tasks.engine.config import DataConfig
 from tasks.engine.dataset import Dataset
 from tasks.engine.errors import UserError, listing, nearest, unknown_column
 from tasks.engine.fold import BATCH_ROWS

@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
+from zoneinfo import ZoneInfo
 
-from tasks.engine.errors import UserError, nearest
+from tasks.engine.dates import timezone_name
+from tasks.engine.errors import UserError
 
 DAY = timedelta(days=1)
 LOOK_AHEAD_DAYS = 366
@@ -28,13 +29,9 @@ class ClockChange:
 def check_schedule(cron: str, timezone: str) -> None:
     """Raises UserError where `cron` is no schedule or `timezone` no time zone."""
     try:
-        ZoneInfo(timezone)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise UserError(
-            f"There is no time zone {timezone!r} (--timezone)."
-            f"{nearest(timezone, available_timezones())} Names are those of the IANA database, as "
-            "in Europe/Berlin; UTC without one."
-        ) from None
+        timezone_name(timezone)
+    except ValueError as error:
+        raise UserError(f"--timezone: {error}.") from None
     from prefect.client.schemas.schedules import CronSchedule
 
     try:

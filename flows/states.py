@@ -5,7 +5,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -21,11 +20,6 @@ from tasks.ledger import RunFolder, dead, entries
 POLL_SECONDS = 2.0
 DIED = "Its process died before the run had ended."
 INTERRUPTED = "Interrupted by its user."
-WATCH = "boostline: a silent training has crashed"
-HEARTBEAT = "prefect.flow-run.heartbeat"
-WATCHED = "boostline-watched"
-HEARTBEAT_SECONDS = 30
-SILENCE_SECONDS = 100
 
 _ENDED = {StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED, StateType.CRASHED}
 
@@ -116,43 +110,3 @@ def _watch(flow_run_id: str, ended: threading.Event) -> None:
             if wanted in (StateType.CANCELLING, StateType.CANCELLED) and not ended.is_set():
                 os.kill(os.getpid(), signal.SIGINT)
                 return
-
-
-def watch_silent_runs() -> tuple[str, ...]:
-    """On a standing server: a training that sends no heartbeat any more has crashed.
-
-    A flow sends heartbeats from a thread of its own, whatever it is doing. The limit leaves room
-    for a minute in which the server itself is away. Returns the tags by which a run of this process
-    asks to be watched: none where its heartbeats are slower than the limit allows.
-    """
-    from prefect.automations import Automation
-    from prefect.events.actions import ChangeFlowRunState
-    from prefect.events.schemas.automations import EventTrigger, Posture
-    from prefect.settings import get_current_settings
-
-    frequency = get_current_settings().flows.heartbeat_frequency
-    if frequency is None or frequency > HEARTBEAT_SECONDS:
-        return ()
-    with get_client(sync_client=True) as client:
-        if client.read_automations_by_name(WATCH):
-            return (WATCHED,)
-    ended = {f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Cancelled", "Crashed")}
-    Automation(
-        name=WATCH,
-        description="Made by Boostline: a training whose process is gone is told as crashed.",
-        trigger=EventTrigger(
-            after={HEARTBEAT},
-            expect={HEARTBEAT, *ended},
-            match={"prefect.resource.id": "prefect.flow-run.*"},
-            match_related={
-                "prefect.resource.role": "tag",
-                "prefect.resource.id": f"prefect.tag.{WATCHED}",
-            },
-            for_each={"prefect.resource.id"},
-            posture=Posture.Proactive,
-            threshold=1,
-            within=timedelta(seconds=SILENCE_SECONDS),
-        ),
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=DIED)],
-    ).create()
-    return (WATCHED,)

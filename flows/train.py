@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from datetime import date
 from typing import TYPE_CHECKING
 
 from infra.mlflow_store import MlflowStoreError, prepare_mlflow, quiet_mlflow
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
     from flows.pipeline import Outcome
 
 
-def run(config: Config, home: Home, verbose: bool = False) -> "Outcome":
+def run(config: Config, home: Home, day: date, verbose: bool = False) -> "Outcome":
     """The whole flow, with the embedded Prefect server where none is configured.
+
+    `day` is what dates in the source are reckoned from.
 
     Raises:
         UserError: the input is wrong.
@@ -46,17 +49,18 @@ def run(config: Config, home: Home, verbose: bool = False) -> "Outcome":
             from httpx import TransportError
             from prefect import tags
 
+            from flows.automations import watch_this_run
             from flows.pipeline import train_flow
-            from flows.states import settle, watch_silent_runs
+            from flows.states import settle
 
             quiet_mlflow()
             store.result()
             server.wait()
-            watched = () if server.embedded else watch_silent_runs()
+            watched = () if server.embedded else watch_this_run()
             settle(home)
             with tags(*watched), server.flow_settings(), _told_to_the_end(), _interruptible(home):
                 try:
-                    return train_flow(config, home.root)
+                    return train_flow(config, home.root, day)
                 except TransportError as error:
                     raise RunError(server.lost()) from error
     except (PrefectServerError, MlflowStoreError) as error:

@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 from dask.system import CPU_COUNT
@@ -17,7 +18,15 @@ from distributed import Client, WorkerPlugin
 from distributed.worker import Worker
 
 from infra.address_cluster import open_address
-from infra.cluster_plan import ClusterError, ClusterPlan, GpuPlan, TlsFiles, fresh_log
+from infra.cluster_plan import (
+    Asked,
+    ClusterError,
+    ClusterPlan,
+    ClusterSettingError,
+    GpuPlan,
+    TlsFiles,
+    fresh_log,
+)
 from infra.cuda_cluster import open_cuda
 from infra.local_cluster import open_local
 
@@ -30,6 +39,9 @@ __all__ = [
     "send_variables",
 ]
 
+# Of a worker that Kubernetes or Slurm starts: this host says nothing about theirs.
+REMOTE_THREADS = 2
+REMOTE_MEMORY = "4GiB"
 _LOGGERS = ("distributed", "distributed.client", "distributed.gc", "tornado", "tornado.application")
 
 
@@ -50,16 +62,20 @@ def open_cluster(
     quiet: bool = True,
     tls: TlsFiles | None = None,
     gpu: GpuPlan | None = None,
+    max_workers: int | None = None,
+    asked: Asked | None = None,
 ) -> Iterator[Client]:
     """Open a cluster, yield its client, and close what was opened.
 
     Args:
         kind: `local` starts worker processes here, `cuda` one for each GPU of this host, `address`
-            uses a running scheduler.
+            uses a running scheduler, `kubernetes` and `slurm` have scheduler or workers started
+            for us.
         workers: worker processes to start.
-        threads: threads of each; the cores of this machine divided by `workers` by default.
+        threads: threads of each; the cores of this machine divided by `workers` by default, or
+            `REMOTE_THREADS` where the workers are elsewhere.
         memory_limit: of each worker, as Dask takes it (`"4GB"`, bytes, `"auto"`, `None` or 0 for
-            no limit).
+            no limit); `"auto"` is `REMOTE_MEMORY` where the workers are elsewhere.
         address: of the scheduler, for `address`.
         local_directory: where workers spill, in a folder that is removed at the end, and where
             `dask.log` and `workers.log` are kept. A temporary folder by default.
@@ -68,12 +84,15 @@ def open_cluster(
         worker_ttl_s: a worker silent for so long is treated as lost.
         environment: variables of the worker processes, there before any library is loaded.
         imports: modules that the workers import in the background once they are up.
-        tls: certificates, for `address`; nothing but TLS is spoken then.
+        tls: certificates, for `address` and `kubernetes`; nothing but TLS is spoken then.
+        max_workers: the cluster grows from `workers` to so many while there is work for them.
+        asked: what Kubernetes or Slurm is asked for.
         gpu: settings of `cuda`.
         quiet: Dask's log lines and what workers print go to the two files, not to the terminal.
 
     Raises:
         ClusterError: the kind is unknown, a setting does not fit it, or it did not come up.
+        ClusterSettingError: the extra of the kind is not installed, or a setting is refused.
     """
     if kind not in CLUSTER_KINDS:
         raise ClusterError(_unknown_kind(kind))
@@ -82,13 +101,15 @@ def open_cluster(
             f"A cluster needs at least one worker and one thread: cluster.workers={workers}, "
             f"cluster.threads={threads}."
         )
+    _check_extra(kind)
+    elsewhere = kind in EXTRAS
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(_scratch_folder(local_directory)))
         log_folder = scratch if local_directory is None else Path(local_directory).absolute()
         plan = ClusterPlan(
             workers=workers,
-            threads=threads or max(1, CPU_COUNT // workers),
-            memory_limit=memory_limit,
+            threads=threads or (REMOTE_THREADS if elsewhere else max(1, CPU_COUNT // workers)),
+            memory_limit=REMOTE_MEMORY if elsewhere and memory_limit == "auto" else memory_limit,
             address=address,
             log_folder=log_folder,
             scratch_folder=scratch,
@@ -97,6 +118,8 @@ def open_cluster(
             worker_ttl_s=worker_ttl_s,
             quiet=quiet,
             tls=tls,
+            max_workers=max_workers,
+            asked=asked or Asked(),
             environment=dict(environment or {}),
             gpu=gpu or GpuPlan(),
         )
@@ -187,13 +210,36 @@ class ImportAhead(WorkerPlugin):
         threading.Thread(target=run, name="import-ahead", daemon=True).start()
 
 
-# A new kind (kubernetes, slurm) is one file with a function that yields a client, and one
-# line here.
+def _open_kubernetes(plan: ClusterPlan) -> AbstractContextManager[Client]:
+    from infra.kubernetes_cluster import open_kubernetes
+
+    return open_kubernetes(plan)
+
+
+def _open_slurm(plan: ClusterPlan) -> AbstractContextManager[Client]:
+    from infra.slurm_cluster import open_slurm
+
+    return open_slurm(plan)
+
+
+# A new kind is one file with a function that yields a client, and one line here.
 CLUSTER_KINDS: dict[str, Callable[[ClusterPlan], AbstractContextManager[Client]]] = {
     "local": open_local,
     "address": open_address,
+    "kubernetes": _open_kubernetes,
+    "slurm": _open_slurm,
     "cuda": open_cuda,
 }
+# Kinds whose workers are started elsewhere: the package of their extra, which has the kind's name.
+EXTRAS = {"kubernetes": "kr8s", "slurm": "dask_jobqueue"}
+
+
+def _check_extra(kind: str) -> None:
+    if (package := EXTRAS.get(kind)) and find_spec(package) is None:
+        raise ClusterSettingError(
+            f"cluster.kind={kind!r} needs the package {package.replace('_', '-')}, which is not "
+            f"installed. Install it with: pip install 'boostline[{kind}]'"
+        )
 
 
 def _unknown_kind(kind: str) -> str:

@@ -1,6 +1,6 @@
 """What every kind of cluster is opened with, and how it says that it could not be."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,6 +44,23 @@ class GpuPlan:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What is asked of Kubernetes or Slurm for each worker; the settings of `cluster` by name."""
+
+    gpus: int = 0
+    image: str = ""
+    namespace: str | None = None
+    tls_secret: str | None = None
+    env_secret: str | None = None
+    queue: str | None = None
+    account: str | None = None
+    walltime: str = "04:00:00"
+    interface: str | None = None
+    prologue: Sequence[str] = ()
+    directives: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class ClusterPlan:
     """What a kind of cluster is opened with; see `open_cluster`."""
 
@@ -58,8 +75,50 @@ class ClusterPlan:
     worker_ttl_s: float
     quiet: bool
     tls: TlsFiles | None = None
+    max_workers: int | None = None
+    asked: Asked = Asked()
     environment: Mapping[str, str] = field(default_factory=dict)
     gpu: GpuPlan = GpuPlan()
+
+
+# Whoever starts the scheduler sets these: what fails or falls silent is our own decision.
+SCHEDULER_SETTINGS = {
+    # Dask's own watch takes up to twice as long, and ends healthy workers after a sleep.
+    "distributed.scheduler.worker-ttl": None,
+    # A task whose worker died is not tried elsewhere: who drives the work decides.
+    "distributed.scheduler.allowed-failures": 0,
+}
+# Results are small and tasks hold the memory: a paused worker would wait for ever.
+WORKER_SETTINGS = {
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+}
+
+
+def worker_variables(plan: ClusterPlan) -> dict[str, str]:
+    """Environment of a worker process, from its first import on."""
+    threads = str(plan.threads)
+    return {
+        # Waiting threads of OpenMP sleep; spinning ones cost a factor of four beside other work.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "OPENBLAS_NUM_THREADS": threads,
+        # Freed memory up to so much is used again. With Dask's own 64 KiB each batch's columns are
+        # given back to the system and taken anew, page by page: evaluation took nearly twice as
+        # long.
+        "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
+        **plan.environment,
+    }
+
+
+def as_variables(settings: Mapping[str, object]) -> dict[str, str]:
+    """Settings of Dask as environment variables, for processes elsewhere."""
+    return {
+        "DASK_" + key.upper().replace(".", "__").replace("-", "_"): repr(value)
+        for key, value in settings.items()
+    }
 
 
 def fresh_log(path: Path) -> Path:

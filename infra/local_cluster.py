@@ -9,8 +9,16 @@ from typing import Any
 import dask
 from distributed import Client, LocalCluster
 
-from infra.cluster_plan import ClusterError, ClusterPlan, fresh_log
+from infra.cluster_plan import (
+    SCHEDULER_SETTINGS,
+    WORKER_SETTINGS,
+    ClusterError,
+    ClusterPlan,
+    fresh_log,
+    worker_variables,
+)
 from infra.cluster_watch import watching
+from infra.growing import growing
 from infra.nanny import PatientNanny
 from infra.worker_process import WORKER_LOG_VARIABLE
 
@@ -57,31 +65,15 @@ def processes_here(
     Raises:
         ClusterError: the `workers` did not come up within `plan.start_timeout_s`.
     """
-    threads = str(plan.threads)
-    variables = {
-        # Waiting threads of OpenMP sleep; spinning ones cost a factor of four beside other work.
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        "OPENBLAS_NUM_THREADS": threads,
-        # Dask's own default, kept since setting the table replaces it.
-        "MALLOC_TRIM_THRESHOLD_": "134217728",
-        **plan.environment,
-    }
+    variables = worker_variables(plan)
     if plan.quiet:
         variables[WORKER_LOG_VARIABLE] = str(fresh_log(plan.log_folder / "workers.log"))
         # Holds from the worker's first import on, before its output goes to the file.
         variables["DASK_LOGGING__DISTRIBUTED"] = "warning"
     settings = {
+        **SCHEDULER_SETTINGS,
+        **WORKER_SETTINGS,
         "distributed.nanny.pre-spawn-environ": variables,
-        # Dask's own watch takes up to twice as long, and ends healthy workers after a sleep.
-        "distributed.scheduler.worker-ttl": None,
-        # Results are small and tasks hold the memory: a paused worker would wait for ever.
-        "distributed.worker.memory.target": False,
-        "distributed.worker.memory.spill": False,
-        "distributed.worker.memory.pause": False,
-        # A task whose worker died is not tried elsewhere: who drives the work decides.
-        "distributed.scheduler.allowed-failures": 0,
         # A worker that is being started again is given up no sooner than a first one.
         "distributed.deploy.lost-worker-timeout": f"{plan.start_timeout_s}s",
         "distributed.comm.timeouts.connect": f"{plan.start_timeout_s}s",
@@ -117,6 +109,7 @@ def processes_here(
                 f"What Dask said is in {plan.log_folder}."
             ) from error
         stack.enter_context(watching(client, plan))
+        stack.enter_context(growing(client, cluster, plan))
         yield client
 
 

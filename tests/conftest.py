@@ -3,14 +3,17 @@
 import fcntl
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tasks.engine.summary import Summary
@@ -126,6 +129,45 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with start_embedded_prefect(tmp_path_factory.mktemp("prefect-home"), ui=False) as server:
         server.wait()
         yield server
+
+
+@pytest.fixture(scope="session")
+def standing_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Prefect server with all its services, as `prefect server start` starts it; its API's URL.
+
+    What it does by a timer it does every second or so.
+    """
+    folder = tmp_path_factory.mktemp("standing-server")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1"]
+    with (folder / "server.log").open("wb") as log:
+        server = subprocess.Popen(
+            [*command, "--port", str(port)],
+            env={
+                **clean_environment(),
+                "PREFECT_HOME": str(folder),
+                "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+                "PREFECT_SERVER_SERVICES_LATE_RUNS_LOOP_SECONDS": "1",
+                "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "1",
+            },
+            stdout=log,
+            stderr=log,
+        )
+    url = f"http://127.0.0.1:{port}/api"
+    try:
+        deadline = time.monotonic() + 90
+        while True:
+            with suppress(httpx.HTTPError):
+                if httpx.get(f"{url}/health").status_code == 200:
+                    break
+            assert time.monotonic() < deadline, (folder / "server.log").read_text()
+            time.sleep(0.2)
+        yield url
+    finally:
+        server.terminate()
+        server.wait(30)
 
 
 @dataclass(frozen=True)

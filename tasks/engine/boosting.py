@@ -11,7 +11,8 @@ from dask.utils import parse_bytes
 
 from tasks.engine.boost import BoostSpec
 from tasks.engine.checkpoints import CheckpointStore
-from tasks.engine.config import BoostConfig, ClusterConfig, Config
+from tasks.engine.cluster_config import ClusterConfig
+from tasks.engine.config import BoostConfig, Config
 from tasks.engine.dataset import Dataset, RowGroup
 from tasks.engine.fold import Bundle, bundles, rows_of_batch
 from tasks.engine.frames import Device

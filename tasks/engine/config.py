@@ -1,38 +1,14 @@
 """What the user sets: frozen, checked before any data is read. The field's help is the form."""
 
-import re
 from datetime import date, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
+from tasks.engine.cluster_config import ClusterConfig
+from tasks.engine.dates import timezone_name
 from tasks.engine.secrets import redact
-from tasks.engine.tls import check_tls
-
-
-class Section(BaseModel):
-    """A section of the configuration: unknown keys are refused, values never change."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        field = cls.model_fields[info.field_name or ""]
-        if isinstance(value, bool) and field.annotation is not bool:
-            raise ValueError("it can't be true or false")
-        return value
-
+from tasks.engine.section import Section
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -53,12 +29,6 @@ def _a_plain_name(name: str | None) -> str | None:
     return name
 
 
-def _a_size(text: str | None) -> str | None:
-    if text is not None and not re.fullmatch(r"(?i)auto|\d+(\.\d+)? *([kmgtp]i?)?b?", text.strip()):
-        raise ValueError(f'{text!r} is no size of memory: write it as in "4GiB"')
-    return text
-
-
 class DataConfig(Section):
     """Where the table is and which of its columns are used."""
 
@@ -66,7 +36,8 @@ class DataConfig(Section):
         "demo:regression",
         description="A file, folder, glob or URI (Parquet, CSV, TSV, Arrow, JSON lines; plain or "
         "gzip), a SQLAlchemy URL, `module:function` of your own, or `demo:regression`. In a URL "
-        "`${NAME}` stands for an environment variable: write passwords and tokens so.",
+        "`${NAME}` stands for an environment variable: write passwords and tokens so. `{date}` and "
+        "`{yesterday}`, or `{date:%Y/%m/%d}`, stand for the day that the run is scheduled for.",
         min_length=1,
     )
     target: str | None = Field(None, description="The numeric column to predict.")
@@ -84,6 +55,9 @@ class DataConfig(Section):
     )
     query: str | None = Field(None, description="SQL to read, where the source is a database.")
     table: str | None = Field(None, description="Table to read, where the source is a database.")
+    timezone: Annotated[str, AfterValidator(timezone_name)] = Field(
+        "UTC", description="Whose clock tells the day of `{date}`, as in Europe/Berlin."
+    )
     format: Literal["parquet", "csv", "tsv", "arrow", "json"] | None = Field(
         None, description="Format of the files, where their names do not say it."
     )
@@ -204,7 +178,7 @@ class BoostConfig(Section):
         64, description="Categories that a split considers at most.", ge=1
     )
     monotone_constraints: dict[str, Literal[-1, 0, 1]] = Field(
-        default_factory=dict, description="By feature: 1 for rising, -1 for falling predictions."
+        {}, description="By feature: 1 for rising, -1 for falling predictions."
     )
     interaction_constraints: tuple[Names, ...] = Field(
         (), description="Lists of features that may meet in one branch."
@@ -267,107 +241,6 @@ class EvaluateConfig(Section):
         return self
 
 
-class ClusterConfig(Section):
-    """Where it runs: never changes the model's bytes."""
-
-    kind: Literal["local", "address", "cuda", "auto"] = Field(
-        "local",
-        description="A Dask cluster of this host's cores, a running one by its address, this "
-        "host's GPUs, or those where there are any and its cores elsewhere (auto).",
-    )
-    workers: int = Field(2, description="Worker processes (local).", ge=1, le=1024)
-    threads: int | None = Field(
-        None,
-        description="Threads of a worker, of a GPU's 8 at most; this host's cores dealt out if "
-        "unset.",
-        ge=1,
-    )
-    memory_limit: Annotated[str | None, AfterValidator(_a_size)] = Field(
-        None, description='Memory of a worker, as in "4GiB"; a share of this host\'s if unset.'
-    )
-    external_memory: Literal["auto", "always", "never"] = Field(
-        "auto",
-        description="Whether binned features are read from the workers' scratch folders in every "
-        "round: where they don't fit memory_limit, in any case, or never.",
-    )
-    gpus: Names = Field(
-        (),
-        description='GPUs by number or UUID, as in `["0", "1"]`, a worker for each; all if empty '
-        "(cuda).",
-    )
-    gpu_memory_limit: Annotated[str | None, AfterValidator(_a_size)] = Field(
-        None, description='Memory of a GPU that a training may take, as in "40GiB"; all if unset.'
-    )
-    gpu_allocator: Literal["async", "pool", "none"] = Field(
-        "async",
-        description="Memory of cuDF and CuPy: from CUDA's own pool, which XGBoost can use beside "
-        "them, from a pool of theirs, or piece by piece (cuda).",
-    )
-    gpu_pool_size: Annotated[str | None, AfterValidator(_a_size)] = Field(
-        None, description='Size of that pool, as in "20GiB"; half of the GPU if unset.'
-    )
-    gpu_spill: bool = Field(
-        True, description="Let cuDF move columns to the host where a GPU is full (cuda)."
-    )
-    protocol: Literal["tcp", "ucx"] = Field(
-        "tcp", description="How Dask's workers talk; XGBoost between GPUs speaks NCCL (cuda)."
-    )
-    address: str | None = Field(None, description="Scheduler, as in `tls://10.0.0.1:8786`.")
-    tls_ca: str | None = Field(
-        None,
-        description="File of the CA that signed the certificates of scheduler, workers and this "
-        "host (address). XGBoost's own traffic between workers is not encrypted all the same: sums "
-        "of gradients, over plain TCP. Keep workers in a network of their own.",
-    )
-    tls_cert: str | None = Field(None, description="File of this host's certificate (address).")
-    tls_key: str | None = Field(None, description="File of that certificate's key (address).")
-    allow_insecure: bool = Field(
-        False,
-        description="Use a scheduler on another host without TLS: who reaches it can run code on "
-        "the workers and read along, the source's password included.",
-    )
-    dashboard: bool = Field(False, description="Serve Dask's dashboard on loopback (local).")
-    start_timeout: float = Field(60, description="Seconds to wait for workers.", gt=0)
-    replace_timeout: float = Field(
-        20, description="Seconds to wait for a lost worker's replacement.", ge=0
-    )
-    worker_ttl: float = Field(
-        25, description="Seconds until a frozen worker or scheduler counts as lost.", gt=0
-    )
-    form_timeout: float = Field(
-        300, description="Seconds for workers to come together for a training.", ge=1
-    )
-    lock_timeout: float = Field(
-        86_400, description="Seconds to wait for another training on the same cluster.", gt=0
-    )
-    collective_timeout: float = Field(
-        1800, description="Seconds that workers wait for each other in a round.", ge=1
-    )
-    tracker_host: str | None = Field(
-        None, description="Address of this process that workers reach; found out if unset."
-    )
-    tracker_port: int = Field(0, description="Its port; a free one if 0.", ge=0, le=65_535)
-    recoveries: int = Field(10, description="Lost groups of workers that a run puts up with.", ge=0)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "ClusterConfig":
-        if self.kind == "address" and not self.address:
-            raise ValueError("cluster.kind=address needs cluster.address")
-        if self.kind != "address" and self.address:
-            raise ValueError("cluster.address is for cluster.kind=address")
-        if self.gpus and self.kind not in ("cuda", "auto"):
-            raise ValueError("cluster.gpus is for cluster.kind=cuda")
-        if self.gpu_pool_size and self.gpu_allocator != "pool":
-            raise ValueError("cluster.gpu_pool_size needs cluster.gpu_allocator=pool")
-        check_tls(
-            self.kind,
-            self.address or "",
-            {name: getattr(self, name) for name in ("tls_ca", "tls_cert", "tls_key")},
-            self.allow_insecure,
-        )
-        return self
-
-
 class TrackConfig(Section):
     """How MLflow remembers the run."""
 
@@ -376,7 +249,7 @@ class TrackConfig(Section):
         None, description="Registers the model under this name.", pattern=r"^[^/:]+$"
     )
     run_name: str | None = Field(None, description="Name of the run; made up if unset.")
-    tags: dict[str, str] = Field(default_factory=dict, description="Tags of the run.")
+    tags: dict[str, str] = Field({}, description="Tags of the run.")
     timeout: float = Field(
         120, description="Seconds that a run waits for MLflow at its start and at its end.", gt=0
     )

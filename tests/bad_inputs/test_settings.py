@@ -142,6 +142,52 @@ LIST = 'it should be a list, as in ["a", "b"]'
             "cluster.address is for cluster.kind=address.",
             id="address of a local cluster",
         ),
+        pytest.param(
+            ["cluster.max_workers=1"],
+            "cluster.max_workers=1 is less than cluster.workers=2.",
+            id="shrinking",
+        ),
+        pytest.param(
+            ["cluster.kind='slurm'", "cluster.image='x'"],
+            "cluster.image is for cluster.kind=kubernetes.",
+            id="image of a job",
+        ),
+        pytest.param(
+            ["cluster.gpus=1"],
+            "cluster.gpus is for cluster.kind=kubernetes or slurm.",
+            id="gpus of a local cluster",
+        ),
+        pytest.param(
+            ["cluster.kind='slurm'", "cluster.walltime='4h'"],
+            "cluster.walltime: '4h' is no time of Slurm: write it as in \"04:00:00\" or "
+            '"1-00:00:00".',
+            id="walltime",
+        ),
+        pytest.param(
+            ["cluster.kind='kubernetes'"],
+            "cluster.kind=kubernetes needs cluster.image, a container image with Boostline "
+            "(infra/Containerfile makes one).",
+            id="no image",
+        ),
+        pytest.param(
+            ["cluster.kind='kubernetes'", "cluster.image='x'"],
+            "cluster.kind=kubernetes needs TLS: whoever reaches the scheduler can run code on the "
+            "workers. Name the Secret with ca.crt, tls.crt and tls.key in cluster.tls_secret, and "
+            "their files in this pod in cluster.tls_ca, tls_cert and tls_key; or set "
+            "cluster.allow_insecure=true where a network policy keeps all others away.",
+            id="kubernetes without tls",
+        ),
+        pytest.param(
+            ["cluster.kind='kubernetes'", "cluster.image='x'", "cluster.tls_secret='dask-tls'"],
+            "TLS needs cluster.tls_ca and cluster.tls_cert and cluster.tls_key, too.",
+            id="half of the tls",
+        ),
+        pytest.param(
+            ["cluster.kind='slurm'", "cluster.tls_ca='ca.pem'"],
+            "cluster.tls_ca, tls_cert and tls_key are for cluster.kind=address or kubernetes: with "
+            "Slurm each run makes its own, for itself and its jobs.",
+            id="tls of slurm",
+        ),
     ],
 )
 def test_refused(overrides: list[str], message: str) -> None:

@@ -2,57 +2,21 @@
 
 import os
 import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from flows.states import SILENCE_SECONDS
+from flows.automations import SILENCE_SECONDS
 from tasks.engine.home import Home
 from tasks.ledger import entries
-from tests.conftest import Boostline, clean_environment
+from tests.conftest import Boostline
 from tests.flows.test_train import wait_for_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(500)]
 
 TOLD_WITHIN_SECONDS = 150
-
-
-@pytest.fixture
-def standing_server(tmp_path: Path) -> Iterator[str]:
-    """A Prefect server with all its services, as `prefect server start` starts it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    home = {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1"]
-    with (tmp_path / "server.log").open("wb") as log:
-        server = subprocess.Popen(
-            [*command, "--port", str(port)],
-            env={**clean_environment(), **home},
-            stdout=log,
-            stderr=log,
-        )
-    url = f"http://127.0.0.1:{port}/api"
-    try:
-        deadline = time.monotonic() + 90
-        while True:
-            try:
-                if httpx.get(f"{url}/health").status_code == 200:
-                    break
-            except httpx.HTTPError:
-                pass
-            assert time.monotonic() < deadline, (tmp_path / "server.log").read_text()
-            time.sleep(0.2)
-        yield url
-    finally:
-        server.terminate()
-        server.wait(30)
 
 
 def test_only_a_dead_run_is_called_crashed(

@@ -49,7 +49,7 @@ def ends(code: str) -> str:
         from tasks.engine.errors import RunError, UserError
         def load(*arguments):
             {code}
-        cli._load = load
+        cli.load = load
         sys.argv = ["boostline", "train", *sys.argv[1:]]
         command.main()
         """

@@ -70,14 +70,14 @@ def test_moved_runs_are_told(cron: str, zone: str, expected: list[str]) -> None:
         pytest.param(
             "0 3 * * *",
             "Europe/Berln",
-            "There is no time zone 'Europe/Berln' (--timezone). Did you mean 'Europe/Berlin'? "
+            "--timezone: there is no time zone 'Europe/Berln'. Did you mean 'Europe/Berlin'? "
             "Names are those of the IANA database, as in Europe/Berlin; UTC without one.",
             id="no zone",
         ),
         pytest.param(
             "0 3 * * *",
             "../etc/passwd",
-            "There is no time zone '../etc/passwd' (--timezone). Names are those of the IANA "
+            "--timezone: there is no time zone '../etc/passwd'. Names are those of the IANA "
             "database, as in Europe/Berlin; UTC without one.",
             id="a path as zone",
         ),

@@ -16,7 +16,9 @@ from distributed import LocalCluster
 from distributed.scheduler import KilledWorker
 
 from infra.address_cluster import different_versions
-from infra.cluster import ClusterError, open_cluster, send_user_folder
+from infra.cluster import EXTRAS, ClusterError, open_cluster, send_user_folder
+from infra.cluster_plan import ClusterSettingError
+from infra.growing import at_full_size
 
 pytestmark = pytest.mark.slow
 
@@ -212,7 +214,7 @@ def test_a_running_scheduler_is_used_and_left_running() -> None:
     [
         pytest.param(
             {"kind": "locl"},
-            r"Unknown cluster\.kind 'locl'\. There are 'address', 'local'\. "
+            r"Unknown cluster\.kind 'locl'\. There are 'address', 'kubernetes', 'local', 'slurm'\. "
             r"Did you mean 'local'\?",
             id="unknown kind",
         ),
@@ -262,3 +264,29 @@ def test_a_scheduler_without_workers_is_named() -> None:
             open_cluster(kind="address", address=address, start_timeout_s=1),
         ):
             pass
+
+
+def test_it_grows_for_a_training_and_gives_idle_workers_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("infra.growing.PATIENCE_LOOKS", 3)
+    with open_cluster(workers=1, max_workers=2, threads=1) as client:
+        with at_full_size(client):
+            assert len(client.nthreads()) == 2
+            time.sleep(5)  # idle for longer than its patience, and nobody is sent away
+            assert len(client.nthreads()) == 2
+        deadline = time.monotonic() + 20
+        while len(client.nthreads()) == 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert client.submit(sum, [1, 2], pure=False).result(timeout=20) == 3
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(EXTRAS, "slurm", "dask_jobqueue_is_not_here")
+    message = (
+        r"^cluster\.kind='slurm' needs the package dask-jobqueue-is-not-here, which is not "
+        r"installed\. Install it with: pip install 'boostline\[slurm\]'$"
+    )
+    with pytest.raises(ClusterSettingError, match=message), open_cluster(kind="slurm"):
+        pass

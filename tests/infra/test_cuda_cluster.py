@@ -10,7 +10,7 @@ from distributed import WorkerPlugin
 from flows.places import chosen, cluster_of, device_of
 from infra.cuda_cluster import no_gpu
 from infra.gpu_telemetry import watching_gpus
-from tasks.engine.config import ClusterConfig
+from tasks.engine.cluster_config import ClusterConfig
 from tasks.engine.errors import UserError
 from tasks.engine.home import Home
 
@@ -24,8 +24,8 @@ def reason() -> str:
 
 
 def test_auto_takes_the_cpu_and_says_why(reason: str) -> None:
-    config, notes = chosen(ClusterConfig(kind="auto", gpus=("0",)))
-    assert (config.kind, config.gpus) == ("local", ())
+    config, notes = chosen(ClusterConfig(kind="auto", gpu_devices=("0",)))
+    assert (config.kind, config.gpu_devices) == ("local", ())
     assert notes == (f"Trained on the CPU (cluster.kind=auto): {reason}.",)
     assert chosen(ClusterConfig()) == (ClusterConfig(), ())
 
@@ -46,7 +46,7 @@ def test_cuda_without_a_gpu_is_refused(reason: str, tmp_path: Path) -> None:
     ("settings", "said"),
     [
         ({"kind": "cuda", "address": "tcp://127.0.0.1:1"}, "cluster.address is for cluster.kind="),
-        ({"gpus": ["0"]}, "cluster.gpus is for cluster.kind=cuda"),
+        ({"gpu_devices": ["0"]}, "cluster.gpu_devices is for cluster.kind=cuda"),
         ({"kind": "cuda", "gpu_pool_size": "1GB"}, "needs cluster.gpu_allocator=pool"),
         ({"kind": "cuda", "gpu_memory_limit": "much"}, "'much' is no size of memory"),
     ],

@@ -1,4 +1,4 @@
-"""Two hosts for tests, made of network namespaces, and certificates for them."""
+"""Hosts for tests, made of network namespaces, and certificates for them."""
 
 import datetime as dt
 import ipaddress
@@ -35,10 +35,13 @@ class Host:
 
     def start(self, log: Path, *arguments: str, **environment: str) -> None:
         """A Python module with its arguments, as a server."""
+        self.start_program(log, sys.executable, "-m", *arguments, **environment)
+
+    def start_program(self, log: Path, *arguments: str, **environment: str) -> None:
         with log.open("ab") as file:
             self.processes.append(
                 subprocess.Popen(
-                    self.command([sys.executable, "-m", *arguments]),
+                    self.command(arguments),
                     env={**clean_environment(), **environment},
                     cwd=log.parent,
                     stdin=subprocess.DEVNULL,
@@ -98,31 +101,41 @@ def clean_environment() -> dict[str, str]:
 @contextmanager
 def two_hosts() -> Iterator[tuple[Host, Host]]:
     """Skips the test where this user may not make namespaces."""
-    number = os.getpid() % 250
-    a = Host(f"boostline-a{os.getpid()}", f"10.213.{number}.1")
-    b = Host(f"boostline-b{os.getpid()}", f"10.213.{number}.2")
-    ends = {a.name: f"bla{number}", b.name: f"blb{number}"}
-    if not shutil.which("ip") or not shutil.which("curl"):
-        pytest.skip("two hosts need the commands ip (iproute2) and curl")
-    try:
-        for host in (a, b):
-            made = _ip("netns", "add", host.name)
-            if made.returncode:
-                pytest.skip(f"this user may make no network namespaces: {made.stderr.strip()}")
-        linked = _ip("link", "add", ends[a.name], "type", "veth", "peer", "name", ends[b.name])
-        if linked.returncode:
-            pytest.skip(f"this user may make no network devices: {linked.stderr.strip()}")
-        for host in (a, b):
-            inside = ("-n", host.name)
-            _ip("link", "set", ends[host.name], "netns", host.name)
-            _ip(*inside, "addr", "add", f"{host.address}/24", "dev", ends[host.name])
-            _ip(*inside, "link", "set", ends[host.name], "up")
-            _ip(*inside, "link", "set", "lo", "up")
+    with hosts(2) as (a, b):
         yield a, b
+
+
+@contextmanager
+def hosts(count: int) -> Iterator[list[Host]]:
+    """Hosts on one wire. Skips the test where this user may not make namespaces."""
+    number = os.getpid() % 250
+    switch = f"boostline-switch{os.getpid()}"
+    made = [Host(f"boostline-{i}-{os.getpid()}", f"10.213.{number}.{i + 1}") for i in range(count)]
+    if not shutil.which("ip") or not shutil.which("curl"):
+        pytest.skip("hosts need the commands ip (iproute2) and curl")
+    try:
+        for name in (switch, *(host.name for host in made)):
+            added = _ip("netns", "add", name)
+            if added.returncode:
+                pytest.skip(f"this user may make no network namespaces: {added.stderr.strip()}")
+        bridge = _ip("-n", switch, "link", "add", "wire", "type", "bridge")
+        if bridge.returncode:
+            pytest.skip(f"this user may make no network devices: {bridge.stderr.strip()}")
+        _ip("-n", switch, "link", "set", "wire", "up")
+        for i, host in enumerate(made):
+            inside = ("-n", host.name)
+            end = ("peer", "name", f"port{i}", "netns", switch)
+            _ip(*inside, "link", "add", "eth0", "type", "veth", *end)
+            _ip("-n", switch, "link", "set", f"port{i}", "master", "wire", "up")
+            _ip(*inside, "addr", "add", f"{host.address}/24", "dev", "eth0")
+            _ip(*inside, "link", "set", "eth0", "up")
+            _ip(*inside, "link", "set", "lo", "up")
+        yield made
     finally:
-        for host in (a, b):
+        for host in made:
             host.stop()
-            _ip("netns", "del", host.name)
+        for name in (switch, *(host.name for host in made)):
+            _ip("netns", "del", name)
 
 
 def _ip(*arguments: str) -> "subprocess.CompletedProcess[str]":

@@ -128,7 +128,8 @@ def test_a_model_to_predict_with_is_looked_up_not_opened(
     model: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flows.predict import run
-    from tasks.engine.config import ClusterConfig, DataConfig
+    from tasks.engine.cluster_config import ClusterConfig
+    from tasks.engine.config import DataConfig
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     out = str(tmp_path / "out.csv")
