@@ -29,7 +29,7 @@ def main() -> None:
     import nvforest
 
     rng = np.random.default_rng(0)
-    x: Any = rng.random((200_000, FEATURES), dtype=np.float32)
+    x: Any = rng.random((50_000, FEATURES), dtype=np.float32)
     matrix = xgb.QuantileDMatrix(x, x[:, 0] * x[:, 1] + x[:, 2])
     booster = xgb.train({"max_depth": 6, "base_score": 0, "device": device}, matrix, 100)
     wait: Callable[[], None] = lambda: None  # noqa: E731
