@@ -14,7 +14,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from flows.catching_up import give_way_to_newer
-from flows.places import aside, cluster_of, tracking_of
+from flows.places import aside, chosen, cluster_of, device_of, telemetry, tracking_of
 from flows.standing import in_place, mlflow_pages
 from flows.states import cancelling
 from infra.growing import at_full_size
@@ -127,21 +127,26 @@ def train_flow(config: Config, home: str | None = None, date: date | None = None
     config = dated(config, _day(config, date))
     clock, place = Clock(), Home.at(home)
     config = in_place(config, place)
+    cluster, choice = chosen(config.cluster)
+    config = config.model_copy(update={"cluster": cluster})
     with (
         cancelling(str(flow_run.id)),
         recording(config, place) as (recorder, folder),
         cluster_of(config.cluster, place, referred(config.data.source)) as client,
+        telemetry(client, device := device_of(client, config.cluster), recorder.metrics),
         system_metrics(recorder, client),
         shown(config, place, recorder, client) as (pages, page),
     ):
+        for note in choice:
+            recorder.tags({"cluster_choice": note})
         with clock.step("ingest"):
             dataset, plan = ingest_table(config, place, client)
         with clock.step("normalize"):
-            dataset, profile = fit_scaler(config, dataset, plan, place, client)
+            dataset, profile = fit_scaler(config, dataset, plan, place, client, device)
         describe_data(recorder, dataset, plan, profile)
         with clock.step("train"), at_full_size(client):
             trained = train_model(
-                config, dataset, plan, profile, place, client, on_round=rounds_to(recorder)
+                config, dataset, plan, profile, place, client, rounds_to(recorder), device
             )
         with clock.step("evaluate"):
             report = evaluate_model(config, dataset, plan, profile, trained, place, client)
@@ -157,7 +162,7 @@ def train_flow(config: Config, home: str | None = None, date: date | None = None
             logged = record_run(found, recorder, folder)
         summary = _summary(found, logged, recorder, clock)
         show_results(pages, found, logged, recorder, page)
-        notes = (*dataset.notes, *profile.notes, *aside(profile, place), *trained.notes)
+        notes = (*choice, *dataset.notes, *profile.notes, *aside(profile, place), *trained.notes)
         keep_outcome(recorder, Kept(summary=summary, notes=notes, trained_rounds=trained.rounds))
     return Outcome(
         summary=summary,

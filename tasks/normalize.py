@@ -9,6 +9,7 @@ from prefect.runtime import task_run
 
 from tasks.engine.config import Config
 from tasks.engine.dataset import Dataset
+from tasks.engine.frames import Device
 from tasks.engine.home import Home
 from tasks.engine.profile import Profile, take_profile
 from tasks.engine.progress import Progress, reporter
@@ -34,7 +35,12 @@ def _name() -> str:
 )
 @with_clean_errors
 def fit_scaler(
-    config: Config, dataset: Dataset, plan: Plan, home: Home, client: Any
+    config: Config,
+    dataset: Dataset,
+    plan: Plan,
+    home: Home,
+    client: Any,
+    device: Device = "cpu",
 ) -> tuple[Dataset, Profile]:
     """The dataset with content digests, and its profile. Raises UserError as the profile does."""
     tell, rows = reporter(), dataset.rows
@@ -46,6 +52,7 @@ def fit_scaler(
         config,
         home,
         lambda done, total: tell(Progress("normalize", done, total)),
+        device,
     )
     tell(Progress("normalize", rows, rows))
     _log(found[1], plan)

@@ -15,6 +15,7 @@ from tasks.engine.boosting import boost, checkpoints_of, spec_of, training_key
 from tasks.engine.checkpoints import History
 from tasks.engine.config import Config
 from tasks.engine.dataset import Dataset, Frozen
+from tasks.engine.frames import Device
 from tasks.engine.home import Home
 from tasks.engine.members import Event
 from tasks.engine.predictions import store_scorer
@@ -52,7 +53,7 @@ class Trained(Frozen):
     resumed_from_round: int
     recoveries: int
     workers: int
-    device: str
+    device: Device
     gains: dict[str, float]
     matrix: Literal["memory", "external"] | None = None
     notes: tuple[str, ...] = ()
@@ -78,15 +79,16 @@ def train_model(
     home: Home,
     client: Any,
     on_round: Rounds,
+    device: Device = "cpu",
 ) -> Trained:
-    """Trains from the newest checkpoint and stores the model under `home`.
+    """Trains on the workers' `device` from the newest checkpoint; the model is under `home`.
 
     `on_round` gets every round from the first on, those of an earlier run too, each once.
 
     Raises:
         RunError: workers were lost again and again.
     """
-    spec = spec_of(config, plan, profile)
+    spec = spec_of(config, plan, profile, device)
     store = checkpoints_of(home, training_key(spec, dataset, plan, profile))
     start = store.latest(spec.n_estimators, spec.column_chunk)
     reporter()(Progress("train", start.rounds if start else 0, spec.n_estimators, "rounds"))
