@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import socket
+import sqlite3
 import ssl
 import sys
 import time
@@ -23,6 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from infra.fresh_databases import keep, take
 from infra.service_process import ServiceError, ServiceProcess
 from infra.start_limit import VARIABLE, StartSettingError, start_limit_s
 
@@ -54,7 +56,12 @@ class EmbeddedPrefect:
     """
 
     def __init__(
-        self, home: Path, api_url: str, process: ServiceProcess | None, limit_s: float = 0.0
+        self,
+        home: Path,
+        api_url: str,
+        process: ServiceProcess | None,
+        limit_s: float = 0.0,
+        is_first: bool = False,
     ) -> None:
         self.api_url = api_url
         self.folder = home / "prefect"
@@ -62,6 +69,7 @@ class EmbeddedPrefect:
         self.log_file = self.folder / "server.log"
         self.process = process
         self._limit_s = limit_s
+        self._is_first = is_first
 
     @property
     def embedded(self) -> bool:
@@ -88,6 +96,8 @@ class EmbeddedPrefect:
             self.process.wait()
         except ServiceError as error:
             raise PrefectServerError(str(error)) from error
+        if self._is_first:
+            keep("prefect", self.folder / "prefect.db", _is_empty)
         return self.api_url
 
     def lost(self) -> str:
@@ -177,13 +187,13 @@ def start_embedded_prefect(home: Path, *, ui: bool = True) -> EmbeddedPrefect:
         f"({VARIABLE}). Start one with `prefect server start` and name it in "
         "PREFECT_API_URL, or try again."
     )
-    database = {
-        "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder / 'prefect.db'}"
-    }
-    environment = _server_environment() | _for_one_command() | database
+    database = folder / "prefect.db"
+    is_first = not database.exists() and not take("prefect", database)
+    environment = _server_environment() | _for_one_command() | _at(database)
     if not ui:
         environment |= {"PREFECT_UI_ENABLED": "false", "PREFECT__SERVER_EPHEMERAL": "1"}
-    return _start(home, 0, environment, "The embedded Prefect server", start_limit_s(), way_out)
+    name, limit_s = "The embedded Prefect server", start_limit_s()
+    return _start(home, 0, environment, name, limit_s, way_out, is_first)
 
 
 def start_standing_prefect(
@@ -200,10 +210,20 @@ def start_standing_prefect(
     home = home.absolute()
     folder = _prepare(home)
     environment = _server_environment() | {
-        "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder / 'prefect.db'}",
-        **(database or {}),
+        **(database or _at(folder / "prefect.db")),
     }
     return _start(home, port, environment, "Prefect's server", startup_timeout_s, "(--timeout).")
+
+
+def _at(database: Path) -> dict[str, str]:
+    return {"PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{database}"}
+
+
+def _is_empty(database: sqlite3.Connection) -> bool:
+    """Whether nothing of a home is in it: no run, and no key for its secrets."""
+    tables = ("flow_run", "configuration", "block_document")
+    counts = [database.execute(f"SELECT count(*) FROM {table}").fetchone() for table in tables]
+    return counts == [(0,)] * len(tables)
 
 
 def _prepare(home: Path) -> Path:
@@ -220,6 +240,7 @@ def _start(
     name: str,
     startup_timeout_s: float,
     way_out: str,
+    is_first: bool = False,
 ) -> EmbeddedPrefect:
     if importlib.util.find_spec("prefect") is None:
         raise PrefectServerError(f"Prefect is not installed in {sys.prefix}.")
@@ -249,7 +270,7 @@ def _start(
             way_out=way_out,
             pass_fds=(listener.fileno(),),
         )
-    return EmbeddedPrefect(home, f"http://{LOOPBACK}:{port}/api", process)
+    return EmbeddedPrefect(home, f"http://{LOOPBACK}:{port}/api", process, is_first=is_first)
 
 
 def _server_environment() -> dict[str, str]:

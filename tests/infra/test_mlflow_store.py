@@ -54,8 +54,9 @@ def mlflow_folder() -> str:
 
 
 @pytest.fixture(autouse=True)
-def no_configured_store(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_configured_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")
