@@ -3,13 +3,14 @@
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from flows.places import aside, cluster_of
+from flows.places import aside, chosen, cluster_of, device_of
 from tasks.engine.boost import BoostSpec
 from tasks.engine.boosting import checkpoints_of, spec_of, training_key
 from tasks.engine.checkpoints import Checkpoint
 from tasks.engine.config import Config
 from tasks.engine.early import SMALL_BYTES
 from tasks.engine.fold import BATCH_ROWS
+from tasks.engine.frames import Device
 from tasks.engine.home import Home
 from tasks.engine.ingest import ingest
 from tasks.engine.planning import plan_of
@@ -41,14 +42,19 @@ def check(config: Config, home: Home) -> CheckResult:
         UserError: whatever a run would refuse before it trains.
     """
     tell, secrets = reporter(), referred(config.data.source)
+    cluster, notes = chosen(config.cluster)
+    # profiles are the same wherever they are taken, so small tables are read here
+    device: Device = "cpu"
     with ExitStack() as stack:
         client = None
         source = resolve(config.data)
         if source.size > SMALL_BYTES:
-            client = stack.enter_context(cluster_of(config.cluster, home, secrets))
+            client = stack.enter_context(cluster_of(cluster, home, secrets))
         dataset = ingest(config.data, home, client)
         if client is None and dataset.rows > 4 * BATCH_ROWS:
-            client = stack.enter_context(cluster_of(config.cluster, home, secrets))
+            client = stack.enter_context(cluster_of(cluster, home, secrets))
+        if client is not None:
+            device = device_of(client, cluster)
         plan = plan_of(config, dataset, client)
         dataset, profile = take_profile(
             client,
@@ -57,15 +63,16 @@ def check(config: Config, home: Home) -> CheckResult:
             config,
             home,
             lambda done, total: tell(Progress("normalize", done, total)),
+            device,
         )
-    spec = spec_of(config, plan, profile)
+    spec = spec_of(config, plan, profile, "cuda" if cluster.kind == "cuda" else device)
     store = checkpoints_of(home, training_key(spec, dataset, plan, profile))
     start = store.latest(spec.n_estimators, spec.column_chunk)
     return CheckResult(
         rows=dataset.rows,
         sides=profile.rows,
         profile=profile,
-        notes=(*dataset.notes, *profile.notes, *aside(profile, home)),
+        notes=(*notes, *dataset.notes, *profile.notes, *aside(profile, home)),
         rounds=config.boost.n_estimators,
         rounds_left=_rounds_left(spec, start),
         resumes_from_round=start.rounds if start else 0,

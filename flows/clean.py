@@ -16,9 +16,9 @@ from typing import Any
 
 import fsspec
 
-from flows.figures import amount, size
 from tasks.engine.errors import UserError
 from tasks.engine.home import Home
+from tasks.figures import amount, size
 from tasks.ledger import entries
 
 REMOVABLE = {

@@ -15,9 +15,9 @@ from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from flows.figures import amount, compact, duration
 from tasks.engine.errors import UserError
 from tasks.engine.progress import Progress, listening
+from tasks.figures import amount, compact, duration
 
 SILENCED = {
     "PYTHONWARNINGS": "ignore",

@@ -14,7 +14,6 @@ from uuid import uuid4
 
 import psutil
 
-from flows.figures import amount
 from flows.reach import ANSWER_SECONDS, bare, port_of, reached_from_outside, status
 from flows.standing import UP, in_place, mlflow_of, prefect_of, standing
 from infra.up import Ports, is_taken, listener_of
@@ -22,6 +21,7 @@ from tasks.engine.cluster_config import ClusterConfig
 from tasks.engine.config import Config
 from tasks.engine.home import Home
 from tasks.engine.secrets import without_secrets
+from tasks.figures import amount
 from tasks.ledger import entries
 
 PYTHONS = ("3.11", "3.12", "3.13")

@@ -8,19 +8,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 from prefect import flow
 from prefect.runtime import flow_run
 
 from flows.catching_up import give_way_to_newer
-from flows.places import aside, cluster_of, tracking_of
+from flows.places import aside, chosen, cluster_of, device_of, telemetry, tracking_of
 from flows.standing import in_place, mlflow_pages
 from flows.states import cancelling
 from infra.growing import at_full_size
-from tasks.artifacts import show_results
+from tasks.artifacts import TrainingProgress, log_places, page_name, show_results
+from tasks.description import mlflow_page
 from tasks.engine.config import Config
 from tasks.engine.dates import dated, day_of
 from tasks.engine.home import Home, digest_of
+from tasks.engine.progress import listening
 from tasks.engine.report import Report
 from tasks.engine.secrets import (
     check_by_reference,
@@ -34,7 +37,9 @@ from tasks.history import Kept, keep_outcome
 from tasks.ingest import ingest_table
 from tasks.ledger import RunFolder, State, under_way
 from tasks.normalize import fit_scaler
+from tasks.pages import Pages, pages_of
 from tasks.record import (
+    FLOW_RUN_URL,
     Findings,
     Logged,
     NotRecorded,
@@ -44,6 +49,7 @@ from tasks.record import (
     record_run,
     rounds_to,
 )
+from tasks.system_metrics import system_metrics
 from tasks.tracking import Recorder, Status, open_run
 from tasks.train import train_model
 
@@ -121,19 +127,26 @@ def train_flow(config: Config, home: str | None = None, date: date | None = None
     config = dated(config, _day(config, date))
     clock, place = Clock(), Home.at(home)
     config = in_place(config, place)
+    cluster, choice = chosen(config.cluster)
+    config = config.model_copy(update={"cluster": cluster})
     with (
         cancelling(str(flow_run.id)),
         recording(config, place) as (recorder, folder),
         cluster_of(config.cluster, place, referred(config.data.source)) as client,
+        telemetry(client, device := device_of(client, config.cluster), recorder.metrics),
+        system_metrics(recorder, client),
+        shown(config, place, recorder, client) as (pages, page),
     ):
+        for note in choice:
+            recorder.tags({"cluster_choice": note})
         with clock.step("ingest"):
             dataset, plan = ingest_table(config, place, client)
         with clock.step("normalize"):
-            dataset, profile = fit_scaler(config, dataset, plan, place, client)
+            dataset, profile = fit_scaler(config, dataset, plan, place, client, device)
         describe_data(recorder, dataset, plan, profile)
         with clock.step("train"), at_full_size(client):
             trained = train_model(
-                config, dataset, plan, profile, place, client, on_round=rounds_to(recorder)
+                config, dataset, plan, profile, place, client, rounds_to(recorder), device
             )
         with clock.step("evaluate"):
             report = evaluate_model(config, dataset, plan, profile, trained, place, client)
@@ -148,8 +161,8 @@ def train_flow(config: Config, home: str | None = None, date: date | None = None
         with clock.step("record"):
             logged = record_run(found, recorder, folder)
         summary = _summary(found, logged, recorder, clock)
-        show_results(report, summary, recorder)
-        notes = (*dataset.notes, *profile.notes, *aside(profile, place), *trained.notes)
+        show_results(pages, found, logged, recorder, page)
+        notes = (*choice, *dataset.notes, *profile.notes, *aside(profile, place), *trained.notes)
         keep_outcome(recorder, Kept(summary=summary, notes=notes, trained_rounds=trained.rounds))
     return Outcome(
         summary=summary,
@@ -158,6 +171,24 @@ def train_flow(config: Config, home: str | None = None, date: date | None = None
         links=_links(config, place, recorder, logged),
         trained_rounds=trained.rounds,
     )
+
+
+@contextmanager
+def shown(
+    config: Config, home: Home, recorder: Recorder, client: Any
+) -> Iterator[tuple[Pages, str]]:
+    """What Prefect's pages show of this run while it lasts, and the run's page in MLflow.
+
+    The log says where else to look.
+    """
+    dashboard = client.dashboard_link if config.cluster.dashboard else None
+    address = without_secrets(mlflow_pages(home, recorder.client.tracking_uri))
+    page = mlflow_page(recorder.client, recorder.run_id, address)
+    log_places(config, recorder, client, page, dashboard)
+    with pages_of(str(flow_run.id)) as pages:
+        progress = TrainingProgress(pages, page_name(config), dashboard)
+        with listening(progress.hear):
+            yield pages, page
 
 
 @contextmanager
@@ -175,8 +206,7 @@ def recording(config: Config, home: Home) -> Iterator[tuple[Recorder, RunFolder]
     with under_way(home, run_id, key) as folder:
         uri = tracking_of(config.track.experiment, home)
         place = without_secrets(uri)
-        url = without_secrets(str(flow_run.ui_url or ""))
-        tags = {"prefect.flow_run_id": run_id, "prefect.flow_run_url": url}
+        tags = {"prefect.flow_run_id": run_id, FLOW_RUN_URL: _flow_run_url()}
         recorder = open_run(
             uri,
             config.track.experiment,
@@ -203,6 +233,11 @@ def recording(config: Config, home: Home) -> Iterator[tuple[Recorder, RunFolder]
         folder.update(state="finished" if ended.complete else "failed", recorded=ended.complete)
         if not ended.complete:
             raise not_taken(ended, folder, config)
+
+
+def _flow_run_url() -> str:
+    """The run's page in Prefect; none of the embedded server, which ends with the command."""
+    return "" if os.environ.get("PREFECT_HOME") else without_secrets(str(flow_run.ui_url or ""))
 
 
 def _patience(error: BaseException, config: Config) -> float:

@@ -1,13 +1,14 @@
 """Where a run takes place: the cluster of a configuration, with the project's own errors."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from tasks.engine.cluster_config import ClusterConfig
 from tasks.engine.errors import RunError, UserError
+from tasks.engine.frames import Device
 from tasks.engine.home import Home
 from tasks.engine.profile import Profile
 from tasks.engine.secrets import keep_logs_clean, without_secrets
@@ -19,6 +20,54 @@ if TYPE_CHECKING:
 
 # what workers need in any case: loaded while the first task is still on its way
 AHEAD = ("xgboost", "pandas", "pyarrow.parquet", "tasks.engine.profile")
+
+
+def chosen(config: ClusterConfig) -> tuple[ClusterConfig, tuple[str, ...]]:
+    """The configuration with `auto` decided, and a note where there is no GPU."""
+    if config.kind != "auto":
+        return config, ()
+    from infra.cuda_cluster import no_gpu
+
+    reason = no_gpu()
+    if reason is None:
+        return config.model_copy(update={"kind": "cuda"}), ()
+    note = f"Trained on the CPU (cluster.kind=auto): {reason}."
+    return config.model_copy(update={"kind": "local", "gpu_devices": ()}), (note,)
+
+
+def device_of(client: Any, config: ClusterConfig) -> Device:
+    """Where the workers of a cluster that `cluster_of` opened read and train.
+
+    Raises:
+        UserError: some of them have a GPU and some have none.
+    """
+    from infra.cluster_plan import ClusterSettingError
+    from infra.cuda_cluster import device_of
+
+    if config.kind == "local":
+        return "cpu"
+    try:
+        return "cuda" if device_of(client) == "cuda" else "cpu"
+    except ClusterSettingError as error:
+        raise UserError(str(error)) from error
+
+
+@contextmanager
+def telemetry(
+    client: Any, device: Device, record: Callable[[dict[str, float], int], None]
+) -> Iterator[None]:
+    """While the block runs, `record` gets what the workers' GPUs do, and the seconds since."""
+    if device == "cpu":
+        yield
+        return
+    from infra.gpu_telemetry import watching_gpus
+
+    def on_sample(second: int, values: dict[str, float]) -> None:
+        # MLflow shows what stands under this name as metrics of the system
+        record({f"system/{name}": value for name, value in values.items()}, second)
+
+    with watching_gpus(client, on_sample):
+        yield
 
 
 @contextmanager
@@ -41,8 +90,9 @@ def cluster_of(
         send_user_folder,
         send_variables,
     )
-    from infra.cluster_plan import ClusterSettingError, TlsFiles
+    from infra.cluster_plan import ClusterSettingError, GpuPlan, TlsFiles
 
+    config, _ = chosen(config)
     tls = None
     if config.tls_ca and config.tls_cert and config.tls_key:
         tls = TlsFiles(config.tls_ca, config.tls_cert, config.tls_key)
@@ -60,6 +110,14 @@ def cluster_of(
             worker_ttl_s=config.worker_ttl,
             imports=AHEAD,
             tls=tls,
+            gpu=GpuPlan(
+                devices=config.gpu_devices,
+                memory_limit=config.gpu_memory_limit,
+                allocator=config.gpu_allocator,
+                pool_size=config.gpu_pool_size,
+                spill=config.gpu_spill,
+                protocol=config.protocol,
+            ),
             max_workers=config.max_workers,
             asked=_asked(config),
         ) as client:

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from tempfile import mkdtemp
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from flows.places import check_let_in, client_of, cluster_of, store_of
+from flows.places import check_let_in, chosen, client_of, cluster_of, device_of, store_of
 from infra.mlflow_store import quiet_mlflow
 from tasks.engine.cluster_config import ClusterConfig
 from tasks.engine.config import DataConfig
@@ -70,7 +70,9 @@ def run(
         _check_columns(dataset, encoder, keep)
         client = None
         if dataset.rows > BATCH_ROWS:
-            client = stack.enter_context(cluster_of(cluster, home, referred(data.source)))
+            place, _ = chosen(cluster)
+            client = stack.enter_context(cluster_of(place, home, referred(data.source)))
+            scorer = replace(scorer, device=device_of(client, place))
         folder = mkdtemp(prefix="scored-", dir=_scratch(home))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         found = predict_table(

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flows.figures import amount, duration, figure, percent, score, size
 from tasks.engine.report import SIDES, Metrics, Report, Slice
 from tasks.engine.summary import Summary
+from tasks.figures import amount, duration, figure, percent, score, size
 
 if TYPE_CHECKING:
     from flows.check import CheckResult

@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flows.figures import amount, duration, score
 from flows.places import check_let_in
 from flows.results import labelled, model_lines, one_line, show_notes, show_report
 from flows.standing import mlflow_pages, standing, use_services
@@ -21,6 +20,7 @@ from infra.mlflow_store import prepare_mlflow
 from tasks.engine.errors import RunError
 from tasks.engine.home import Home
 from tasks.engine.secrets import without_secrets
+from tasks.figures import amount, duration, score
 from tasks.history import Page, Remembered, find_run, last_runs, read_run
 from tasks.ledger import Entry, entries, is_alive
 

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 
 from pydantic import BaseModel
 
-from flows.figures import duration, score
 from flows.reach import bare, read, status
 from flows.standing import UP, mlflow_of, prefect_of
 from infra.prefect_worker import online
@@ -15,6 +14,7 @@ from infra.services import Services, running
 from tasks.engine.home import Home
 from tasks.engine.report import Report
 from tasks.engine.secrets import without_secrets
+from tasks.figures import duration, score
 from tasks.ledger import FINDINGS, Entry, entries, is_alive, read_entry
 
 

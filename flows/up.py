@@ -13,7 +13,6 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from flows.figures import amount, duration
 from flows.places import AHEAD
 from infra.cluster_plan import ClusterError
 from infra.mlflow_store import MlflowStoreError
@@ -26,6 +25,7 @@ from tasks.engine.cluster_config import ClusterConfig
 from tasks.engine.errors import RunError, UserError
 from tasks.engine.home import Home
 from tasks.engine.secrets import redact, resolved, without_secrets
+from tasks.figures import amount, duration
 from tasks.ledger import entries, is_alive
 
 CHECK_SECONDS = 1.0

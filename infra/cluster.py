@@ -23,9 +23,11 @@ from infra.cluster_plan import (
     ClusterError,
     ClusterPlan,
     ClusterSettingError,
+    GpuPlan,
     TlsFiles,
     fresh_log,
 )
+from infra.cuda_cluster import open_cuda
 from infra.local_cluster import open_local
 
 __all__ = [
@@ -60,14 +62,16 @@ def open_cluster(
     imports: Sequence[str] = (),
     quiet: bool = True,
     tls: TlsFiles | None = None,
+    gpu: GpuPlan | None = None,
     max_workers: int | None = None,
     asked: Asked | None = None,
 ) -> Iterator[Client]:
     """Open a cluster, yield its client, and close what was opened.
 
     Args:
-        kind: `local` starts worker processes here, `address` uses a running scheduler,
-            `kubernetes` and `slurm` have scheduler or workers started for us.
+        kind: `local` starts worker processes here, `cuda` one for each GPU of this host, `address`
+            uses a running scheduler, `kubernetes` and `slurm` have scheduler or workers started
+            for us.
         workers: worker processes to start.
         threads: threads of each; the cores of this machine divided by `workers` by default, or
             `REMOTE_THREADS` where the workers are elsewhere.
@@ -85,6 +89,7 @@ def open_cluster(
         tls: certificates, for `address` and `kubernetes`; nothing but TLS is spoken then.
         max_workers: the cluster grows from `workers` to so many while there is work for them.
         asked: what Kubernetes or Slurm is asked for.
+        gpu: settings of `cuda`.
         quiet: Dask's log lines and what workers print go to the two files, not to the terminal.
 
     Raises:
@@ -119,6 +124,7 @@ def open_cluster(
             max_workers=max_workers,
             asked=asked or Asked(),
             environment=dict(environment or {}),
+            gpu=gpu or GpuPlan(),
         )
         if quiet:
             stack.enter_context(_logging_to(fresh_log(log_folder / "dask.log")))
@@ -225,6 +231,7 @@ CLUSTER_KINDS: dict[str, Callable[[ClusterPlan], AbstractContextManager[Client]]
     "address": open_address,
     "kubernetes": _open_kubernetes,
     "slurm": _open_slurm,
+    "cuda": open_cuda,
 }
 # Kinds whose workers are started elsewhere: the package of their extra, which has the kind's name.
 EXTRAS = {"kubernetes": "kr8s", "slurm": "dask_jobqueue"}

@@ -25,6 +25,25 @@ class TlsFiles:
 
 
 @dataclass(frozen=True)
+class GpuPlan:
+    """Settings of the kind `cuda`.
+
+    `devices` are numbers or UUIDs as CUDA_VISIBLE_DEVICES takes them, all of this host's where
+    there are none. `memory_limit` is of one GPU, as Dask takes it, None for all of it. `allocator`
+    is RMM's for cuDF and CuPy: `async` is CUDA's own pool, which XGBoost can use beside it, `pool`
+    keeps `pool_size` for RMM alone, `none` allocates piece by piece. `spill` moves cuDF's columns
+    to the host where a GPU is full. `protocol` is `tcp` or `ucx`.
+    """
+
+    devices: tuple[str, ...] = ()
+    memory_limit: str | None = None
+    allocator: str = "async"
+    pool_size: str | None = None
+    spill: bool = True
+    protocol: str = "tcp"
+
+
+@dataclass(frozen=True)
 class Asked:
     """What is asked of Kubernetes or Slurm for each worker; the settings of `cluster` by name."""
 
@@ -60,6 +79,7 @@ class ClusterPlan:
     asked: Asked = Asked()
     environment: Mapping[str, str] = field(default_factory=dict)
     dashboard_port: int = 0
+    gpu: GpuPlan = GpuPlan()
 
 
 # Whoever starts the scheduler sets these: what fails or falls silent is our own decision.

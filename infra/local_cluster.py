@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -28,8 +28,8 @@ CLOSE_TIMEOUT_S = 1.5
 CLOSING_LIMIT_S = 15
 
 
-class WorkerProcesses(LocalCluster):
-    """A local cluster that survives the loss of several workers at once.
+class OutlivesWorkers:
+    """Makes a local cluster survive the loss of several workers at once.
 
     Dask's own raises KeyError for a lost worker that its picture of the scheduler, refreshed once
     a second, does not show yet or any more; closing it then fails and the exit takes 10 s longer.
@@ -37,7 +37,11 @@ class WorkerProcesses(LocalCluster):
 
     def _update_worker_status(self, op: str, msg: Any) -> None:
         with suppress(KeyError):
-            super()._update_worker_status(op, msg)
+            super()._update_worker_status(op, msg)  # type: ignore[misc]
+
+
+class WorkerProcesses(OutlivesWorkers, LocalCluster):
+    """Worker processes for the CPU."""
 
 
 @contextmanager
@@ -48,6 +52,19 @@ def open_local(plan: ClusterPlan) -> Iterator[Client]:
             f"cluster.address={plan.address!r} is given but cluster.kind is 'local', which starts "
             f"its own. Set cluster.kind='address', or remove cluster.address."
         )
+    with processes_here(plan, "local", plan.workers, WorkerProcesses) as client:
+        yield client
+
+
+@contextmanager
+def processes_here(
+    plan: ClusterPlan, kind: str, workers: int, start: Callable[..., LocalCluster]
+) -> Iterator[Client]:
+    """The client of the cluster that `start` makes of Dask's arguments, closed at the end.
+
+    Raises:
+        ClusterError: the `workers` did not come up within `plan.start_timeout_s`.
+    """
     variables = worker_variables(plan)
     if plan.quiet:
         variables[WORKER_LOG_VARIABLE] = str(fresh_log(plan.log_folder / "workers.log"))
@@ -66,8 +83,8 @@ def open_local(plan: ClusterPlan) -> Iterator[Client]:
         stack.enter_context(_environment(variables))
         stack.enter_context(dask.config.set(settings))
         try:
-            cluster = WorkerProcesses(
-                n_workers=plan.workers,
+            cluster = start(
+                n_workers=workers,
                 threads_per_worker=plan.threads,
                 memory_limit=plan.memory_limit,
                 host="127.0.0.1",
@@ -83,11 +100,11 @@ def open_local(plan: ClusterPlan) -> Iterator[Client]:
             )
             stack.enter_context(_closing(cluster))
             client = stack.enter_context(Client(cluster, timeout=plan.start_timeout_s))
-            client.wait_for_workers(plan.workers, timeout=plan.start_timeout_s)
+            client.wait_for_workers(workers, timeout=plan.start_timeout_s)
         except Exception as error:
             cause = str(error).rstrip(".") or type(error).__name__
             raise ClusterError(
-                f"The local cluster of {plan.workers} workers did not come up within "
+                f"The {kind} cluster of {workers} workers did not come up within "
                 f"{plan.start_timeout_s:g} s (cluster.start_timeout): {cause}. "
                 f"What Dask said is in {plan.log_folder}."
             ) from error

@@ -4,6 +4,8 @@ from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+from prefect.runtime import task_run
 
 from tasks.engine.config import Config
 from tasks.engine.dataset import Dataset
@@ -15,13 +17,19 @@ from tasks.engine.progress import Progress, reporter
 from tasks.engine.report import Report
 from tasks.engine.rows import Plan
 from tasks.engine.secrets import with_clean_errors
+from tasks.figures import figure, rows_of, score
 from tasks.retrying import RETRIES, RETRY_DELAYS, may_help
 from tasks.train import Trained
 
 
+def _name() -> str:
+    parameters = task_run.parameters
+    return f"evaluate · {rows_of(parameters['profile'].usable)}"
+
+
 @task(
     name="evaluate",
-    task_run_name="evaluate · {profile.usable} rows",
+    task_run_name=_name,
     cache_policy=NO_CACHE,
     retries=RETRIES,
     retry_delay_seconds=RETRY_DELAYS,
@@ -52,7 +60,7 @@ def evaluate_model(
         key,
         lambda done, total: tell(Progress("evaluate", rows * done // total // 2, rows)),
     )
-    return evaluate(
+    report = evaluate(
         client,
         predictions.row_groups(),
         by=plan.by,
@@ -63,3 +71,7 @@ def evaluate_model(
         seed=config.boost.seed,
         on_progress=lambda done, total: tell(Progress("evaluate", (rows + done) // 2, rows)),
     )
+    for side, found in report.metrics.items():
+        errors = f"RMSE {figure(found.rmse)}, MAE {figure(found.mae)}"
+        get_run_logger().info("R² of the %s rows: %s; %s", side, score(found.r2), errors)
+    return report

@@ -4,6 +4,7 @@ from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
 
 from tasks.engine.config import Config
 from tasks.engine.dataset import Dataset
@@ -13,6 +14,7 @@ from tasks.engine.planning import plan_of
 from tasks.engine.progress import Progress, reporter
 from tasks.engine.rows import Plan
 from tasks.engine.secrets import with_clean_errors
+from tasks.figures import amount
 from tasks.retrying import RETRIES, RETRY_DELAYS, may_help
 
 
@@ -31,5 +33,11 @@ def ingest_table(config: Config, home: Home, client: Any) -> tuple[Dataset, Plan
     tell(Progress("ingest", 0, 0, ""))
     dataset = ingest(config.data, home, client)
     plan = plan_of(config, dataset, client)
+    log = get_run_logger()
+    groups = amount(len(dataset.row_groups()), "row groups")
+    size = f"{amount(dataset.rows, 'rows')} × {amount(len(dataset.columns), 'columns')} in {groups}"
+    log.info("Read %s: %s", config.data.shown, size)
+    for note in dataset.notes:
+        log.warning(note)
     tell(Progress("ingest", dataset.rows, dataset.rows))
     return dataset, plan

@@ -20,6 +20,7 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from PIL import Image
 
 from tasks.engine.report import Histogram, Report
 
@@ -38,6 +39,7 @@ FONTS = (
 STEPS = [1, 2, 2.5, 5, 10]
 NAME_LENGTH = 32
 DPI = 144
+COLORS = 64  # of a small picture
 
 P = ParamSpec("P")
 
@@ -81,6 +83,29 @@ def png(figure: Figure) -> bytes:
     with io.BytesIO() as file:
         FigureCanvasAgg(figure).print_png(file)
         return file.getvalue()
+
+
+def small(picture: bytes) -> bytes:
+    """A PNG of few colours, a fifth of the size: for where it lies within a text."""
+    with Image.open(io.BytesIO(picture)) as image, io.BytesIO() as file:
+        image.convert("RGB").quantize(COLORS).save(file, "PNG", optimize=True)
+        return file.getvalue()
+
+
+def pictures(
+    report: Report,
+    target: str,
+    r2_by_round: Mapping[str, Sequence[float]],
+    best_rounds: int,
+    gains: Mapping[str, float],
+) -> dict[str, Figure]:
+    """All four, by the names of their files."""
+    return {
+        "learning_curve": learning_curve(r2_by_round, best_rounds),
+        "predicted_actual": predicted_actual(report, target),
+        "residuals": residuals(report, target),
+        "importance": importance(gains),
+    }
 
 
 @_styled

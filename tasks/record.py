@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import platform
+import re
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,8 +13,9 @@ from fsspec.core import url_to_fs
 from mlflow.exceptions import MlflowException
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
 
-from tasks import plots
+from tasks import description, plots
 from tasks.engine.config import Config, flatten
 from tasks.engine.dataset import Dataset, Frozen
 from tasks.engine.errors import RunError
@@ -29,14 +31,19 @@ from tasks.tracking import Recorded, Recorder
 from tasks.train import Trained
 
 EXAMPLE_ROWS = 3
+FLOW_RUN_URL = "prefect.flow_run_url"
 PACKAGES = ("boostline", "xgboost", "xgboost-cu13", "dask", "mlflow", "numpy", "pandas", "prefect")
 
 
 class Logged(Frozen):
-    """Where the model is: `models:/<id>`, and its version where it was registered."""
+    """Where the model is: `models:/<id>`, and its version where it was registered.
+
+    `pictures` are the plots, PNGs by their names.
+    """
 
     model_uri: str
     version: str | None
+    pictures: dict[str, bytes]
 
 
 class Findings(Frozen):
@@ -59,7 +66,16 @@ def begin(recorder: Recorder, config: Config, tags: Mapping[str, str]) -> None:
     settings = flatten(config)
     settings["data.source"] = config.data.shown
     recorder.params(settings)
-    recorder.tags({**_versions(), "code_revision": _revision(), **config.track.tags, **tags})
+    known = {
+        **_versions(),
+        **_source(),
+        "model": config.track.model or "",
+        "data": description.table_name(config),
+        "cluster": config.cluster.kind,
+        description.NOTE: description.beginning(config, tags.get(FLOW_RUN_URL, "")),
+    }
+    recorder.tags({name: value for name, value in known.items() if value})
+    recorder.tags({**config.track.tags, **tags})
 
 
 def describe_data(recorder: Recorder, dataset: Dataset, plan: Plan, profile: Profile) -> None:
@@ -104,6 +120,8 @@ def record_run(found: Findings, recorder: Recorder, folder: RunFolder) -> Logged
     tell(Progress("record", 0, 1, ""))
     folder.keep(FINDINGS, found)
     logged = finish_recording(found, recorder, folder)
+    version = f", version {logged.version} of {found.config.track.model}" if logged.version else ""
+    get_run_logger().info("Recorded %s%s", logged.model_uri, version)
     tell(Progress("record", 1, 1, ""))
     return logged
 
@@ -118,20 +136,38 @@ def finish_recording(found: Findings, recorder: Recorder, folder: RunFolder) -> 
             "device": trained.device,
             "workers": str(trained.workers),
             "rounds": str(trained.best_rounds),
+            "resumed": "yes" if trained.resumed_from_round else "no",
             "resumed_from_round": str(trained.resumed_from_round),
             "recoveries": str(trained.recoveries),
             **({"matrix": trained.matrix} if trained.matrix else {}),
         }
     )
     recorder.text(found.report.model_dump_json(indent=1), "report.json")
-    _draw(recorder, found.plan, trained, found.report)
+    pictures = _draw(recorder, found.plan, trained, found.report)
     state = recorder.flush(found.config.track.timeout)
     if not state.complete:
         raise not_taken(state, folder, found.config)
     try:
-        return _log_model(found, recorder)
+        logged = _log_model(found, recorder, pictures)
+        recorder.tags({description.NOTE: _note(found, logged, recorder)})
     except (MlflowException, OSError) as error:
         raise NotRecorded(_kept(without_secrets(str(error)), folder)) from error
+    return logged
+
+
+def _note(found: Findings, logged: Logged, recorder: Recorder) -> str:
+    """The run's description in markdown."""
+    config, model = found.config, logged.model_uri.removeprefix("models:/")
+    name = f"{config.track.model}/{logged.version}" if logged.version else logged.model_uri
+    lines = [
+        f"- Data: {description.data(config, found.dataset, found.plan, found.profile)}",
+        f"- Model: `{model}`; score rows with `boostline predict {name} ROWS OUT`",
+        f"- Trained on {description.made_by(found.trained)}",
+    ]
+    result = description.result(config, found.trained, found.report)
+    if url := recorder.client.get_run(recorder.run_id).data.tags.get(FLOW_RUN_URL):
+        result += f" [Flow run in Prefect]({url})"  # MLflow folds what comes later
+    return "\n\n".join([result, description.sides(found.report), "\n".join(lines)])
 
 
 def not_taken(state: Recorded, folder: RunFolder, config: Config) -> NotRecorded:
@@ -149,7 +185,7 @@ def _kept(cause: str, folder: RunFolder) -> str:
     )
 
 
-def _log_model(found: Findings, recorder: Recorder) -> Logged:
+def _log_model(found: Findings, recorder: Recorder, pictures: dict[str, bytes]) -> Logged:
     config, dataset, trained = found.config, found.dataset, found.trained
     kinds = {column.name: column.kind for column in dataset.columns}
     names = found.plan.names
@@ -167,7 +203,7 @@ def _log_model(found: Findings, recorder: Recorder) -> Logged:
             tags={"model_sha256": trained.model_sha256, "dataset_digest": str(dataset.digest)},
             metrics=["test_r2", "test_rmse", "test_mae"],
         )
-    return Logged(model_uri=info.model_uri, version=info.version)
+    return Logged(model_uri=info.model_uri, version=info.version, pictures=pictures)
 
 
 def _final_metrics(report: Report) -> dict[str, float]:
@@ -184,18 +220,16 @@ def _final_metrics(report: Report) -> dict[str, float]:
     return {name: value for name, value in found.items() if value == value}
 
 
-def _draw(recorder: Recorder, plan: Plan, trained: Trained, report: Report) -> None:
-    target = plan.target.name
-    figures = {
-        "learning_curve": plots.learning_curve(trained.r2_by_round, trained.best_rounds),
-        "predicted_actual": plots.predicted_actual(report, target),
-        "residuals": plots.residuals(report, target),
-        "importance": plots.importance(trained.gains),
+def _draw(recorder: Recorder, plan: Plan, trained: Trained, report: Report) -> dict[str, bytes]:
+    drawn = plots.pictures(
+        report, plan.target.name, trained.r2_by_round, trained.best_rounds, trained.gains
+    )
+    pictures = {
+        name: recorder.figure(figure, f"plots/{name}.png") for name, figure in drawn.items()
     }
-    for name, figure in figures.items():
-        recorder.figure(figure, f"plots/{name}.png")
     gains = dict(sorted(trained.gains.items(), key=lambda item: -item[1]))
     recorder.text(json.dumps(gains, indent=1, ensure_ascii=False), "importance.json")
+    return pictures
 
 
 def _versions() -> dict[str, str]:
@@ -206,6 +240,18 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _source() -> dict[str, str]:
+    """What ran, in the tags that MLflow's pages show as a run's source."""
+    revision = _revision()
+    commit = revision.removesuffix("-dirty")
+    return {
+        "code_revision": revision,
+        "mlflow.source.name": "boostline train",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": commit if re.fullmatch(r"[0-9a-f]{40}", commit) else "",
+    }
 
 
 def _revision() -> str:

@@ -5,6 +5,7 @@ tracking server and nothing is lost with the server or with this process. Sendin
 until the server confirms; every kind of event may be sent twice without harm.
 """
 
+import io
 import json
 import logging
 import os
@@ -168,7 +169,7 @@ class Recorder:
             key = entity_name(name)
             text = value if isinstance(value, str) else json.dumps(value, default=str)
             if len(text) > PARAM_LENGTH:
-                self._file({"folder": "params"}, f"{key.replace('/', '_')}.txt", text.encode())
+                self._file(f"params/{key.replace('/', '_')}.txt", text.encode())
                 text = text[: PARAM_LENGTH - 1] + "…"
             items.append((key, text))
         self._record_items("params", items)
@@ -186,19 +187,18 @@ class Recorder:
 
     def artifact(self, path: Path, folder: str = "") -> None:
         """A file, or a folder with all that is in it, as it is now, into `folder` of the run."""
-        self._file({"folder": folder}, path.name, path)
+        self._file(f"{folder}/{path.name}", path)
 
     def text(self, content: str, name: str) -> None:
         """A text file; `name` may have folders, as in `profile/profile.json`."""
-        folder, _, file = name.rpartition("/")
-        self._file({"folder": folder}, file, content.encode())
+        self._file(name, content.encode())
 
-    def figure(self, figure: "Figure", name: str) -> None:
-        """A matplotlib figure as it is now; `name` as in `plots/residuals.png`."""
-        folder, _, file = name.rpartition("/")
-        place = self._spool.place(file)
-        figure.savefig(place, format=file.rpartition(".")[2])
-        self._record({"kind": "artifact", "folder": folder, "file": self._spool.relative(place)})
+    def figure(self, figure: "Figure", name: str) -> bytes:
+        """A matplotlib figure as it is now, `name` as in `plots/residuals.png`; its content."""
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=name.rpartition(".")[2])
+        self._file(name, drawn.getvalue())
+        return drawn.getvalue()
 
     def dataset(
         self,
@@ -278,15 +278,16 @@ class Recorder:
         for start in range(0, len(items), _CHUNK[kind]):
             self._record({"kind": kind, "items": items[start : start + _CHUNK[kind]]})
 
-    def _file(self, event: Event, name: str, content: Path | bytes) -> None:
-        place = self._spool.place(name)
+    def _file(self, name: str, content: Path | bytes) -> None:
+        folder, _, file = name.rpartition("/")
+        place = self._spool.place(file)
         if isinstance(content, bytes):
             place.write_bytes(content)
         elif content.is_dir():
             shutil.copytree(content, place)
         else:
             shutil.copy2(content, place)
-        self._record({**event, "kind": "artifact", "file": self._spool.relative(place)})
+        self._record({"kind": "artifact", "folder": folder, "file": self._spool.relative(place)})
 
     def _record(self, event: Event) -> None:
         with self._changed:

@@ -1,17 +1,21 @@
 """The boosting, told round by round, and the model that comes out of it."""
 
+import time
 from collections.abc import Callable
 from typing import Any, Literal, cast
 
 import xgboost as xgb
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+from prefect.runtime import task_run
 
 from tasks.engine.boost import BoostSpec, round_metrics
 from tasks.engine.boosting import boost, checkpoints_of, spec_of, training_key
 from tasks.engine.checkpoints import History
 from tasks.engine.config import Config
 from tasks.engine.dataset import Dataset, Frozen
+from tasks.engine.frames import Device
 from tasks.engine.home import Home
 from tasks.engine.members import Event
 from tasks.engine.predictions import store_scorer
@@ -20,8 +24,17 @@ from tasks.engine.progress import Progress, reporter
 from tasks.engine.rows import Plan
 from tasks.engine.scoring import Encoder, Scorer
 from tasks.engine.secrets import with_clean_errors
+from tasks.figures import amount, figure, rows_of, score
 
 Rounds = Callable[[int, dict[str, float]], None]
+
+LOGGED_EVERY = 3.0  # seconds, at the most
+# What is worth telling beside the rounds, by the kind of the event.
+_NOTES = {
+    "lost": "Workers were lost at round {round:,}: {note}.",
+    "external": "{note}",
+    "unsaved": "The checkpoint of round {round:,} could not be written: {note}",
+}
 
 
 class Trained(Frozen):
@@ -40,16 +53,21 @@ class Trained(Frozen):
     resumed_from_round: int
     recoveries: int
     workers: int
-    device: str
+    device: Device
     gains: dict[str, float]
     matrix: Literal["memory", "external"] | None = None
     notes: tuple[str, ...] = ()
 
 
+def _name() -> str:
+    parameters = task_run.parameters
+    boost_, rows = parameters["config"].boost, parameters["profile"].rows["train"]
+    return f"train · {boost_.n_estimators:,} × depth {boost_.max_depth} · {rows_of(rows)}"
+
+
 @task(
     name="train",
-    task_run_name="train · {config.boost.n_estimators} × depth {config.boost.max_depth} · "
-    "{profile.usable} rows",
+    task_run_name=_name,
     cache_policy=NO_CACHE,
 )
 @with_clean_errors
@@ -61,15 +79,16 @@ def train_model(
     home: Home,
     client: Any,
     on_round: Rounds,
+    device: Device = "cpu",
 ) -> Trained:
-    """Trains from the newest checkpoint and stores the model under `home`.
+    """Trains on the workers' `device` from the newest checkpoint; the model is under `home`.
 
     `on_round` gets every round from the first on, those of an earlier run too, each once.
 
     Raises:
         RunError: workers were lost again and again.
     """
-    spec = spec_of(config, plan, profile)
+    spec = spec_of(config, plan, profile, device)
     store = checkpoints_of(home, training_key(spec, dataset, plan, profile))
     start = store.latest(spec.n_estimators, spec.column_chunk)
     reporter()(Progress("train", start.rounds if start else 0, spec.n_estimators, "rounds"))
@@ -109,25 +128,37 @@ class _Teller:
 
     def __init__(self, spec: BoostSpec, on_round: Rounds, before: History) -> None:
         self._spec, self._on_round, self._tell = spec, on_round, reporter()
+        self._log, self._next, self._logged = get_run_logger(), 1, 0.0
         self.notes: list[str] = []
+        if before.rounds:
+            self._log.info("Going on from the checkpoint of round %s", f"{before.rounds:,}")
         for round_ in range(1, before.rounds + 1):
             on_round(round_, round_metrics(spec, before, round_))
 
     def __call__(self, event: Event) -> None:
-        if event.kind == "lost":
-            self.notes.append(f"Workers were lost at round {event.round:,}: {event.note}.")
-            return
-        if event.kind == "external":
-            self.notes.append(event.note)
-            return
-        if event.kind == "unsaved":
-            self.notes.append(
-                f"The checkpoint of round {event.round:,} could not be written: {event.note}"
-            )
+        told = _NOTES.get(event.kind)
+        if told is not None:
+            self.notes.append(told.format(round=event.round, note=event.note))
+            self._log.warning(self.notes[-1])
             return
         note = ""
         if event.kind == "round":
             self._on_round(event.round, event.metrics)
             name = "valid" if "valid_r2" in event.metrics else "train"
             note = f"{name} R² {event.metrics[f'{name}_r2']:.4f}"
+            self._log_now_and_then(event.round, event.metrics, name)
+        elif event.round:
+            workers = amount(len(event.workers), "workers")
+            self._log.info("Training on %s from round %s on", workers, f"{event.round + 1:,}")
         self._tell(Progress("train", event.round, self._spec.n_estimators, "rounds", note))
+
+    def _log_now_and_then(self, round_: int, metrics: dict[str, float], side: str) -> None:
+        """The first round, the last, and a tenth of them on; not twice within some seconds."""
+        total, now = self._spec.n_estimators, time.monotonic()
+        if round_ != total and (round_ < self._next or now - self._logged < LOGGED_EVERY):
+            return
+        self._next, self._logged = round_ + max(1, total // 10), now
+        r2, rmse = score(metrics[f"{side}_r2"]), figure(metrics[f"{side}_rmse"])
+        self._log.info(
+            "Round %s of %s: %s R² %s, RMSE %s", f"{round_:,}", f"{total:,}", side, r2, rmse
+        )

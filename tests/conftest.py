@@ -26,7 +26,16 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first: a plain mistake shows before the first server starts."""
+    """Fast tests first: a plain mistake shows before the first server starts.
+
+    What needs a GPU is skipped where there is none, with the reason.
+    """
+    if on_gpu := [item for item in items if item.get_closest_marker("gpu")]:
+        from infra.cuda_cluster import no_gpu
+
+        if reason := no_gpu():
+            for item in on_gpu:
+                item.add_marker(pytest.mark.skip(reason=f"needs a GPU: {reason}"))
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
 
 

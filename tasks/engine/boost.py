@@ -10,15 +10,17 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import xgboost as xgb
 from xgboost import collective
 
 from tasks.engine.booster import checked_device, raw_of
 from tasks.engine.checkpoints import Checkpoint, History
 from tasks.engine.dataset import Frozen
+from tasks.engine.frames import Device
 from tasks.engine.hashing import stream, uniform
 from tasks.engine.loopback import new_listeners_on_loopback
 from tasks.engine.matrix import (
@@ -67,7 +69,7 @@ class BoostSpec(Frozen):
     checkpoint_every: int = 20
     column_chunk: int | None = None
     seed: int = 0
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: Device = "cpu"
     threads: int | None = None
 
     @property
@@ -129,7 +131,9 @@ class SquaredError:
         self._gradient_scale = scale.binade * largest
 
     def __call__(self, margin: Float32, matrix: Any) -> tuple[Float32, Float32]:
-        gradient = margin.astype(np.float64) - matrix.get_label()
+        # XGBoost gives host arrays: what follows is done where the rows are
+        label = np.asarray(matrix.get_label(), like=self._position)
+        gradient = np.asarray(margin, like=self._position).astype(np.float64) - label
         hessian = np.ones_like(gradient)
         if self._weight is not None:
             gradient *= self._weight
@@ -144,12 +148,12 @@ class SquaredError:
 def on_grid(values: Float64, scale: float) -> Float64:
     """Rounded to multiples of 2^-22 of `scale` (a power of two): exact sums of up to 2^29."""
     step = scale * 2.0**-22
-    return np.asarray(np.rint(values / step) * step)
+    return np.rint(values / step) * step
 
 
-def sampled(position: UInt64, seed: int, round_: int, share: float) -> "np.ndarray[Any, Any]":
+def sampled(position: UInt64, seed: int, round_: int, share: float) -> npt.NDArray[np.bool_]:
     """Bool (n,): the rows that round `round_` (from 0) trains on."""
-    return np.asarray(uniform(position, stream(f"subsample:{round_}", seed)) < share)
+    return uniform(position, stream(f"subsample:{round_}", seed)) < share
 
 
 def round_metrics(spec: BoostSpec, history: History, round_: int) -> dict[str, float]:
@@ -178,7 +182,7 @@ class Segment:
 
     checkpoint: Checkpoint | None
     train_rows: int
-    device: str
+    device: Device
     external: bool = False
 
 
@@ -334,7 +338,7 @@ class _Progress(xgb.callback.TrainingCallback):
         self.raw: bytes | None = start.raw if start else None
         self.last = start
         self.saves = saves
-        self.device: str = spec.device
+        self.device: Device = spec.device
         self._begin = 0
         self._objective = objective
         self._save = save

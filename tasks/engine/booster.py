@@ -6,10 +6,17 @@ from typing import Any
 import xgboost as xgb
 
 from tasks.engine.errors import UserError
+from tasks.engine.frames import Device
 
 
-def checked_device(booster: Any, device: str) -> str:
-    """XGBoost trains on the CPU without a word where it finds no GPU."""
+def checked_device(booster: Any, device: Device) -> Device:
+    """The device that was asked for, once the booster says that it was taken.
+
+    XGBoost trains on the CPU without a word where it finds no GPU.
+
+    Raises:
+        UserError: it trained on another.
+    """
     used = str(json.loads(booster.save_config())["learner"]["generic_param"]["device"])
     if used.partition(":")[0] != device:
         raise UserError(
@@ -17,7 +24,7 @@ def checked_device(booster: Any, device: str) -> str:
             "sees no usable GPU, or its XGBoost is built without CUDA. Use a cluster with GPUs, or "
             "one of CPUs throughout."
         )
-    return used
+    return device
 
 
 def raw_of(booster: Any) -> bytes:

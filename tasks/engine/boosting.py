@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import xgboost
+from dask.utils import parse_bytes
 
 from tasks.engine.boost import BoostSpec
 from tasks.engine.checkpoints import CheckpointStore
@@ -14,6 +15,7 @@ from tasks.engine.cluster_config import ClusterConfig
 from tasks.engine.config import BoostConfig, Config
 from tasks.engine.dataset import Dataset, RowGroup
 from tasks.engine.fold import Bundle, bundles, rows_of_batch
+from tasks.engine.frames import Device
 from tasks.engine.group import TrainResult, train
 from tasks.engine.home import Home, digest_of
 from tasks.engine.matrix import Batch, BatchSource, Float32, Sides
@@ -48,7 +50,7 @@ _PASSED_ON = (
 )
 
 
-def spec_of(config: Config, plan: Plan, profile: Profile, device: str = "cpu") -> BoostSpec:
+def spec_of(config: Config, plan: Plan, profile: Profile, device: Device = "cpu") -> BoostSpec:
     """The training of `config` on the target and features that the profile found."""
     boost = config.boost
     sides = [profile.target[side] for side in ("train", "valid") if side in profile.target]
@@ -69,7 +71,7 @@ def spec_of(config: Config, plan: Plan, profile: Profile, device: str = "cpu") -
         checkpoint_every=boost.checkpoint_every,
         column_chunk=boost.chunk,
         seed=boost.seed,
-        device="cuda" if device == "cuda" else "cpu",
+        device=device,
     )
 
 
@@ -112,16 +114,17 @@ class _Batches:
 
     plan: Plan
     encoder: str
+    device: Device = "cpu"
 
     def __call__(self, row_groups: Sequence[RowGroup]) -> Sequence[BatchSource]:
         encoder = Encoder.from_json(self.encoder)
         cut = bundles(row_groups, rows_of_batch(len(self.plan.features)))
-        return [partial(_read, bundle, self.plan, encoder) for bundle in cut]
+        return [partial(_read, bundle, self.plan, encoder, self.device) for bundle in cut]
 
 
-def _read(bundle: Bundle, plan: Plan, encoder: Encoder) -> Sides:
+def _read(bundle: Bundle, plan: Plan, encoder: Encoder, device: Device) -> Sides:
     """The rows of small files together: XGBoost takes its time for each batch it is given."""
-    sides = [_read_batch(batch, plan, encoder) for batch in bundle]
+    sides = [_read_batch(batch, plan, encoder, device) for batch in bundle]
     if len(sides) == 1:
         return sides[0]
     return Sides(
@@ -130,8 +133,8 @@ def _read(bundle: Bundle, plan: Plan, encoder: Encoder) -> Sides:
     )
 
 
-def _read_batch(batch: tuple[RowGroup, ...], plan: Plan, encoder: Encoder) -> Sides:
-    rows = load(batch, plan)
+def _read_batch(batch: tuple[RowGroup, ...], plan: Plan, encoder: Encoder, device: Device) -> Sides:
+    rows = load(batch, plan, device)
     with scoring(rows.path, rows.numbers):
         features = encoder.encode(rows.frame)
 
@@ -167,6 +170,7 @@ def _matrix_options(plan: Plan, profile: Profile, cluster: ClusterConfig) -> Mat
         external=cluster.external_memory,
         used=used / sum(profile.rows.values()) if plan.split.kind in ("hash", "group") else 1.0,
         missing=any(column.missing for column in profile.columns),
+        gpu_memory=parse_bytes(cluster.gpu_memory_limit) if cluster.gpu_memory_limit else None,
     )
 
 
@@ -188,7 +192,7 @@ def boost(
         client,
         spec,
         dataset.row_groups(),
-        _Batches(plan, profile.encoder),
+        _Batches(plan, profile.encoder, spec.device),
         _Sample(profile.sample, profile.sample_share, profile.encoder),
         checkpoints_of(home, training_key(spec, dataset, plan, profile)),
         on_event,

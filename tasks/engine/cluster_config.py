@@ -27,6 +27,7 @@ def _a_walltime(text: str) -> str:
 OF_KINDS = {
     "max_workers": ("local", "kubernetes", "slurm"),
     "gpus": ("kubernetes", "slurm"),
+    "gpu_devices": ("cuda", "auto"),
     "address": ("address",),
     "image": ("kubernetes",),
     "namespace": ("kubernetes",),
@@ -44,10 +45,11 @@ OF_KINDS = {
 class ClusterConfig(Section):
     """Where it runs: never changes the model's bytes."""
 
-    kind: Literal["local", "address", "cuda", "kubernetes", "slurm"] = Field(
+    kind: Literal["local", "address", "cuda", "auto", "kubernetes", "slurm"] = Field(
         "local",
-        description="A Dask cluster of this host's, a running one by its address, or one that is "
-        "started for the run by Kubernetes' Dask operator or as jobs of Slurm.",
+        description="A Dask cluster of this host's cores, a running one by its address, one of "
+        "this host's GPUs (auto: where there are any, else of its cores), or one that is started "
+        "for the run by Kubernetes' Dask operator or as jobs of Slurm.",
     )
     workers: int = Field(
         2, description="Worker processes (local), pods (kubernetes) or jobs (slurm).", ge=1, le=1024
@@ -61,8 +63,8 @@ class ClusterConfig(Section):
     )
     threads: int | None = Field(
         None,
-        description="Threads of a worker; this host's cores dealt out if unset, 2 CPUs each with "
-        "kubernetes and slurm.",
+        description="Threads of a worker, 8 at most with cuda; this host's cores dealt out if "
+        "unset, 2 CPUs each with kubernetes and slurm.",
         ge=1,
     )
     memory_limit: Annotated[str | None, AfterValidator(_a_size)] = Field(
@@ -75,6 +77,28 @@ class ClusterConfig(Section):
         "auto",
         description="Whether binned features are read from the workers' scratch folders in every "
         "round: where they don't fit memory_limit, in any case, or never.",
+    )
+    gpu_devices: tuple[str, ...] = Field(
+        (),
+        description='GPUs by number or UUID, as in `["0", "1"]`, a worker for each; all if empty '
+        "(cuda).",
+    )
+    gpu_memory_limit: Annotated[str | None, AfterValidator(_a_size)] = Field(
+        None, description='Memory of a GPU that a training may take, as in "40GiB"; all if unset.'
+    )
+    gpu_allocator: Literal["async", "pool", "none"] = Field(
+        "async",
+        description="Memory of cuDF and CuPy: from CUDA's own pool, which XGBoost can use beside "
+        "them, from a pool of theirs, or piece by piece (cuda).",
+    )
+    gpu_pool_size: Annotated[str | None, AfterValidator(_a_size)] = Field(
+        None, description='Size of that pool, as in "20GiB"; half of the GPU if unset.'
+    )
+    gpu_spill: bool = Field(
+        True, description="Let cuDF move columns to the host where a GPU is full (cuda)."
+    )
+    protocol: Literal["tcp", "ucx"] = Field(
+        "tcp", description="How Dask's workers talk; XGBoost between GPUs speaks NCCL (cuda)."
     )
     address: str | None = Field(None, description="Scheduler, as in `tls://10.0.0.1:8786`.")
     tls_ca: str | None = Field(
@@ -174,6 +198,8 @@ class ClusterConfig(Section):
         for name, kinds in OF_KINDS.items():
             if getattr(self, name) != type(self).model_fields[name].default:
                 _check_kind(name, self.kind, kinds)
+        if self.gpu_pool_size and self.gpu_allocator != "pool":
+            raise ValueError("cluster.gpu_pool_size needs cluster.gpu_allocator=pool")
         if self.kind == "address" and not self.address:
             raise ValueError("cluster.kind=address needs cluster.address")
         if self.kind == "kubernetes" and not self.image:

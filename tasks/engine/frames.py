@@ -1,13 +1,19 @@
-"""A row group becomes a frame: the one place that knows pandas from cuDF and a path from a URI."""
+"""A row group becomes a frame: the one place that knows pandas from cuDF and a path from a URI.
 
+What comes after is written once, in NumPy's functions: on a CuPy array of a cuDF frame they call
+CuPy's (its `__array_function__`, `__array_ufunc__` and `like=`), and the rows stay on the GPU.
+"""
+
+import math
 import os
 from collections.abc import Sequence
 from datetime import datetime
-from functools import lru_cache
+from functools import cache, lru_cache, singledispatch
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Literal
 
 import fsspec
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -16,6 +22,8 @@ import pyarrow.parquet as pq
 from tasks.engine.dataset import RowGroup
 from tasks.engine.errors import UserError
 from tasks.engine.secrets import redact, resolved
+
+Device = Literal["cpu", "cuda"]
 
 
 def open_input(uri: str) -> Any:
@@ -105,26 +113,108 @@ def read_arrow(batch: Sequence[RowGroup], columns: Sequence[str]) -> pa.Table:
     return table.select(list(columns))
 
 
-def read_frame(batch: Sequence[RowGroup], columns: Sequence[str]) -> pd.DataFrame:
-    """The same as a pandas frame of (rows, len(columns)), columns in the order asked for."""
+def read_frame(
+    batch: Sequence[RowGroup], columns: Sequence[str], device: Device = "cpu"
+) -> pd.DataFrame:
+    """The same as a frame of (rows, len(columns)), columns in the order asked for.
+
+    It is pandas' on the CPU and cuDF's on a GPU, whose reader checks no checksums of pages.
+    """
+    if device == "cuda":
+        on_gpu: pd.DataFrame = _read_cudf(batch, columns)
+        return on_gpu
     table = read_arrow(batch, columns)
+    try:
+        return _pandas(table)
+    except pa.ArrowException as error:
+        cause = f"values that are not what their column says ({_first_line(error)})"
+        raise _damaged(batch[0].uri, _places(batch), cause) from None
+
+
+def _pandas(table: pa.Table) -> pd.DataFrame:
     # dates as Python objects would be slow to read; as timestamps they are numbers
     fields = [
         field.with_type(pa.timestamp("s")) if pa.types.is_date(field.type) else field
         for field in table.schema
     ]
     table = table.cast(pa.schema(fields)) if fields != list(table.schema) else table
-    try:
-        frame: pd.DataFrame = table.to_pandas(
-            types_mapper={pa.bool_(): pd.BooleanDtype()}.get,
-            self_destruct=True,
-            split_blocks=True,
-            date_as_object=False,
-        )
-    except pa.ArrowException as error:
-        cause = f"values that are not what their column says ({_first_line(error)})"
-        raise _damaged(batch[0].uri, _places(batch), cause) from None
+    frame: pd.DataFrame = table.to_pandas(
+        types_mapper={pa.bool_(): pd.BooleanDtype()}.get,
+        self_destruct=True,
+        split_blocks=True,
+        date_as_object=False,
+    )
     return frame
+
+
+def _read_cudf(batch: Sequence[RowGroup], columns: Sequence[str]) -> Any:
+    cudf, uri = _cudf(), batch[0].uri
+    _footer(uri, batch[0].stamp)
+    if "://" in uri:
+        return cudf.DataFrame.from_arrow(_without_dictionaries(read_arrow(batch, columns)))
+    try:
+        frame = cudf.read_parquet(
+            uri,
+            columns=list(columns),
+            row_groups=[[group.index for group in batch]],
+            use_pandas_metadata=False,
+        )
+    except Exception:
+        read_arrow(batch, columns)  # which says so where the file is damaged or another by now
+        raise
+    return frame[list(columns)]
+
+
+def _without_dictionaries(table: pa.Table) -> pa.Table:
+    fields = [
+        field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
+        for field in table.schema
+    ]
+    return table.cast(pa.schema(fields))
+
+
+@singledispatch
+def on_host(values: Any) -> Any:
+    """An array or a frame in the host's memory, NumPy's or pandas'."""
+    return values
+
+
+def device_memory() -> tuple[int, int]:
+    """Free and all bytes of this process's GPU."""
+    import cupy
+
+    free, total = cupy.cuda.runtime.memGetInfo()
+    return int(free), int(total)
+
+
+@cache
+def _cudf() -> Any:
+    """cuDF, with what reads its columns known to `scoring`."""
+    import cudf
+    import cupy
+
+    # not for everybody who reads a file: it brings XGBoost along
+    from tasks.engine.scoring import factorized, float_values, seconds_of
+
+    def as_float(series: Any, kind: Any) -> Any:
+        if kind == "number" and series.dtype.kind in "biuf":
+            return series.astype("float64").to_cupy(na_value=math.nan)
+        if (kind, series.dtype.kind) in (("time", "M"), ("duration", "m")):
+            ticks = series.astype("int64").fillna(0).to_cupy()
+            return seconds_of(ticks, np.datetime_data(series.dtype)[0], series.isna().to_cupy())
+        # decimals, texts and what is not of its kind: as on the CPU, with the same messages
+        return cupy.asarray(float_values(on_host(series.to_frame())[series.name], kind))
+
+    def codes_and_values(series: Any) -> Any:
+        present = series.nans_to_nulls() if series.dtype.kind == "f" else series
+        codes, values = present.factorize(use_na_sentinel=True)
+        return codes.astype(np.int64), values.to_pandas()
+
+    float_values.register(cudf.Series, as_float)
+    factorized.register(cudf.Series, codes_and_values)
+    on_host.register(cupy.ndarray, lambda array: array.get())
+    on_host.register(cudf.DataFrame, lambda frame: _pandas(frame.to_arrow(preserve_index=False)))
+    return cudf
 
 
 def _places(batch: Sequence[RowGroup]) -> str:

@@ -19,6 +19,7 @@ from tasks.engine.booster import finish
 from tasks.engine.checkpoints import Checkpoint, CheckpointStore, History
 from tasks.engine.dataset import RowGroup
 from tasks.engine.errors import RunError
+from tasks.engine.frames import Device
 from tasks.engine.matrix import BatchSource, Float32
 from tasks.engine.members import (
     PREFIX,
@@ -66,7 +67,7 @@ class TrainResult:
     seconds: float
     model_sha256: str
     workers: int
-    device: str
+    device: Device
     external: bool | None = None
 
 
@@ -127,7 +128,7 @@ class _Done:
     last: Checkpoint
     recoveries: int
     workers: int
-    device: str
+    device: Device
     external: bool | None = None
 
 
@@ -210,7 +211,7 @@ def _result(
     recoveries: int,
     began: float,
     workers: int,
-    device: str,
+    device: Device,
 ) -> TrainResult:
     history = last.history
     best = history.best_rounds() if spec.early_stopping_rounds else history.rounds

@@ -5,6 +5,7 @@ a decision depends neither on the cluster nor on files that were appended later.
 """
 
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,9 +29,12 @@ def key(text: str) -> np.uint64:
     return np.uint64(int.from_bytes(digest, "little"))
 
 
-def positions(path: str, start: int, rows: int) -> UInt64:
-    """Position keys uint64 (rows,) of rows `start` to `start + rows` of the file `path`."""
-    numbers = np.arange(start + 1, start + rows + 1, dtype=np.uint64)
+def positions(path: str, start: int, rows: int, like: Any = None) -> UInt64:
+    """Position keys uint64 (rows,) of rows `start` to `start + rows` of the file `path`.
+
+    They are where the array `like` is, on the host where it is None.
+    """
+    numbers = np.arange(start + 1, start + rows + 1, dtype=np.uint64, like=like)
     return mix(key(path) + numbers * _GOLDEN)
 
 

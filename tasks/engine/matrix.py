@@ -193,14 +193,16 @@ class BatchIterator(xgb.DataIter):
 
     @property
     def position(self) -> UInt64:
-        empty = np.empty(0, np.uint64)
-        return np.concatenate([empty, *(self._rows[index][0] for index in sorted(self._rows))])
+        parts = [self._rows[index][0] for index in sorted(self._rows)]
+        return np.concatenate(parts) if parts else np.empty(0, np.uint64)
 
     @property
     def weight(self) -> Float64 | None:
         parts = [self._rows[index][1] for index in sorted(self._rows)]
         whole = [part for part in parts if part is not None]
-        return np.concatenate([np.empty(0), *whole]) if len(whole) == len(parts) else None
+        if not parts:
+            return np.empty(0)
+        return np.concatenate(whole) if len(whole) == len(parts) else None
 
     def _give_page(
         self, input_data: Callable[..., None], features: Float32, label: Float64

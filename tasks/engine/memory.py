@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from traceback import clear_frames
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import psutil
@@ -58,13 +58,14 @@ MORE_DISK = (
 class MatrixOptions(Frozen):
     """What the driver knows: the setting, the share of the rows that are train or valid rows, and
     whether any feature has missing values (None: as the sample has). `after_loss` when a worker
-    was ended at its memory limit before.
+    was ended at its memory limit before. `gpu_memory` are bytes of a GPU, None for all of them.
     """
 
     external: ExternalMemory = "auto"
     used: float = 1.0
     missing: bool | None = None
     after_loss: bool = False
+    gpu_memory: int | None = None
 
 
 AUTO = MatrixOptions()
@@ -141,6 +142,19 @@ class Room:
     sharing: int = 1
     worker: str = "here"
 
+    # how the decision is told: whose limit it is, and where bins go that don't fit
+    setting: ClassVar[str] = "cluster.memory_limit"
+    beyond: ClassVar[str] = "disk"
+    need: ClassVar[type[Need]] = Need
+
+    def held(self) -> int:
+        """Bytes that are taken already."""
+        return int(psutil.Process().memory_info().rss)
+
+    def free(self, folder: str) -> int:
+        """Bytes where bins go that don't fit."""
+        return shutil.disk_usage(folder).free
+
     def prefers_disk(self, mode: ExternalMemory, need: Need, held: int) -> bool:
         """Whether bins go to disk, where `held` bytes are taken before the matrix is built."""
         if mode != "auto" or self.limit is None:
@@ -211,7 +225,7 @@ class Share:
         missing = self.options.missing
         coded = sample[:, [kind == "c" for kind in schema.types]]
         most = np.nanmax(coded, initial=0.0) if coded.size else 0.0
-        return Need(
+        return self.room.need(
             rows=int(self.rows * self.options.used),
             largest=self.largest,
             features=len(schema.names),
@@ -240,7 +254,7 @@ def place_of(share: Share, need: Need, tell: Callable[[str], None]) -> Iterator[
         RunError: neither memory nor disk have room.
     """
     room, mode = share.room, share.options.external
-    held = int(psutil.Process().memory_info().rss)
+    held = room.held()
     own = room.prefers_disk(mode, need, held)
     if not _any_member(own):
         batches = room.cache(held + need.matrix + need.batch)
@@ -250,12 +264,12 @@ def place_of(share: Share, need: Need, tell: Callable[[str], None]) -> Iterator[
     with TemporaryDirectory(
         prefix="matrix-", dir=room.scratch, ignore_cleanup_errors=True
     ) as folder:
-        room.check_disk(need, shutil.disk_usage(folder).free)
+        room.check_disk(need, room.free(folder))
         if own:
             tell(_reason(share, need, held))
 
         def check() -> None:
-            room.check_page(need, shutil.disk_usage(folder).free)
+            room.check_page(need, room.free(folder))
 
         pages = Pages(Path(folder), room.page_rows(need), check)
         # after a loss the estimate is known to be too low
@@ -276,17 +290,20 @@ def _any_member(wanted: bool) -> bool:
 
 
 def _reason(share: Share, need: Need, held: int) -> str:
-    where = "the bins of the features are read from disk in every round (external memory)."
+    room = share.room
+    where = (
+        f"the bins of the features are read from {room.beyond} in every round (external memory)."
+    )
     if share.options.after_loss:
         return (
             f"A worker was ended at its memory limit (cluster.memory_limit): from then on {where}"
         )
     if share.options.external == "always":
         return f"{where[0].upper()}{where[1:-1]}, as cluster.external_memory is 'always'."
-    assert share.room.limit is not None
+    assert room.limit is not None
     return (
         f"A worker's share of {need.rows:,} rows × {need.features:,} features takes about "
         f"{megabytes(need.in_memory)} in memory, beside {megabytes(held)} that the worker holds "
-        f"already. Its memory limit is {megabytes(share.room.limit)} (cluster.memory_limit), so "
+        f"already. Its memory limit is {megabytes(room.limit)} ({room.setting}), so "
         f"{where}"
     )

@@ -14,6 +14,7 @@ from tasks.engine.config import DataConfig
 from tasks.engine.dataset import Dataset, File
 from tasks.engine.digests import remember
 from tasks.engine.fold import bundles, mapped
+from tasks.engine.frames import Device
 from tasks.engine.home import Home, digest_of
 from tasks.engine.kept import KeptFile, keep_files, kept_files, kept_of, place_of, summary_of
 from tasks.engine.rows import Plan
@@ -30,8 +31,11 @@ def take_pass(
     home: Home,
     share: float,
     on_progress: Told,
+    device: Device = "cpu",
 ) -> tuple[Dataset, PassSummary, str]:
     """The dataset with its digests, the table's summary, and the folder of rows set aside.
+
+    Files are read on the workers' `device`.
 
     Raises:
         UserError: a value can't be used, or a column has too many categories.
@@ -46,6 +50,7 @@ def take_pass(
         sample_share=share,
         sample_folder=home.path("profiles", place_of(dataset.source, plan)),
         rejected_folder=rejected_folder,
+        device=device,
     )
     read = _read(client, fresh, this_pass, dataset.rows, on_progress)
     dataset = dataset.with_digests(_file_digests(dataset, read))

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from tasks.engine.dataset import Frozen, RowGroup
 from tasks.engine.fold import Batch, Bundle, fold, fold_bundles
-from tasks.engine.frames import read_arrow, read_frame
+from tasks.engine.frames import Device, on_host, read_arrow, read_frame
 from tasks.engine.home import Home, digest_of, write_atomically
 from tasks.engine.parts import part_group, present, write_part
 from tasks.engine.rows import Plan, category_text, load, numbers_of, scoring
@@ -47,7 +47,7 @@ class ScorerRef:
     uri: str
     manifest_sha256: str
     threads: int = 1
-    device: str = "cpu"
+    device: Device = "cpu"
 
     def load(self) -> Scorer:
         """Raises TamperedModelError where the files are not those that were saved."""
@@ -100,14 +100,14 @@ class _Evaluated:
         return _written(self.folder, bundle[0], pd.DataFrame({**columns, **by}))
 
     def _scored(self, batch: Batch) -> dict[str, npt.NDArray[Any]]:
-        rows = load(batch, self.plan)
+        rows = load(batch, self.plan, self.scorer.device)
         with scoring(rows.path, rows.numbers):
             predicted = self.scorer.load().predict(rows.frame)
         return {
-            "actual": rows.target,
-            "predicted": predicted,
-            "side": rows.side,
-            "position": rows.position,
+            "actual": on_host(rows.target),
+            "predicted": on_host(predicted),
+            "side": on_host(rows.side),
+            "position": on_host(rows.position),
             **{f"by:{name}": category_text(rows.frame[name]) for name in self.plan.by},
         }
 
@@ -123,13 +123,13 @@ class _Scored:
     folder: str
 
     def __call__(self, batch: Batch) -> Predictions:
-        raw = read_frame(batch, self.columns)
+        raw = read_frame(batch, self.columns, self.scorer.device)
         scorer = self.scorer.load()
         with scoring(batch[0].path, numbers_of(batch)):
             predicted = scorer.predict(raw)
         # kept columns stay Arrow: what pandas would make of a date is not what was read
         kept = read_arrow(batch, self.keep).append_column(
-            self.name, pa.array(predicted, type=pa.float64())
+            self.name, pa.array(on_host(predicted), type=pa.float64())
         )
         return _written(self.folder, batch, kept, scorer.encoder.unseen_counts(raw))
 

@@ -13,6 +13,7 @@ from pydantic import Field
 from tasks.engine.config import Config
 from tasks.engine.dataset import Dataset, Frozen
 from tasks.engine.errors import UserError
+from tasks.engine.frames import Device
 from tasks.engine.home import Home, digest_of
 from tasks.engine.parts import Slice, joined, present
 from tasks.engine.passing import take_pass
@@ -106,10 +107,12 @@ def take_profile(
     config: Config,
     home: Home,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    device: Device = "cpu",
 ) -> tuple[Dataset, Profile]:
     """The dataset with its digests, and its profile: of an earlier run where nothing has changed.
 
-    `client` is a Dask client, or None to run here.
+    `client` is a Dask client, or None to run here; rows are read on the workers' `device`. That
+    and the CPU find the same counts, and moments that differ in the last digits.
 
     Raises:
         UserError: too many rows had to be set aside, a side is empty, a feature is infinite, a
@@ -123,7 +126,7 @@ def take_profile(
         if known is not None and len(present(uris := _parts(known.sample))) == len(uris):
             return dataset, known
     dataset, summary, rejected_folder = take_pass(
-        client, dataset, plan, config.data, home, share, on_progress
+        client, dataset, plan, config.data, home, share, on_progress, device
     )
     _check_rejected(summary, config, rejected_folder)
     profile = _profile(summary, plan, dataset, config, share)

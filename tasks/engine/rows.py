@@ -15,7 +15,7 @@ import pandas as pd
 from tasks.engine.dataset import Dataset, Frozen, RowGroup
 from tasks.engine.dataset import Kind as ColumnKind
 from tasks.engine.errors import UserError
-from tasks.engine.frames import read_frame
+from tasks.engine.frames import Device, on_host, read_frame
 from tasks.engine.hashing import UInt64, positions
 from tasks.engine.rules import parse_rule
 from tasks.engine.scoring import (
@@ -122,7 +122,7 @@ class Rows:
         """The rows where `mask` (bool, (n,)) is true."""
         return Rows(
             path=self.path,
-            numbers=self.numbers[mask],
+            numbers=self.numbers[on_host(mask)],
             frame=self.frame.loc[mask],
             target=self.target[mask],
             weight=None if self.weight is None else self.weight[mask],
@@ -131,21 +131,25 @@ class Rows:
         )
 
 
-def load(batch: Sequence[RowGroup], plan: Plan) -> Rows:
+def load(batch: Sequence[RowGroup], plan: Plan, device: Device = "cpu") -> Rows:
     """The usable rows of neighbouring row groups of one file, in order; the others as `rejected`.
+
+    The frame and arrays are in the memory of `device`, but for `numbers` and what is rejected.
 
     Raises:
         UserError: a weight is negative, missing or infinite; a split label is unknown.
     """
-    frame = read_frame(batch, plan.columns)
+    frame = read_frame(batch, plan.columns, device)
     path = batch[0].path
-    position = np.concatenate([positions(path, group.start, group.rows) for group in batch])
-    numbers = numbers_of(batch)
     target = numeric_values(frame[plan.target.name], plan.target.kind)
+    position = np.concatenate(
+        [positions(path, group.start, group.rows, like=target) for group in batch]
+    )
+    numbers = numbers_of(batch)
     side = plan.split.sides(position, _split_column(frame, plan))
     reasons = _reasons(frame, plan, target, side)
     weight = _weights(frame, plan, path, numbers)
-    bad = np.zeros(len(frame), dtype=bool)
+    bad = np.zeros_like(target, dtype=bool)
     for _, broken in reasons:
         bad |= broken
     rows = Rows(
@@ -161,8 +165,11 @@ def load(batch: Sequence[RowGroup], plan: Plan) -> Rows:
         return rows
     first = np.full(len(frame), "", dtype=object)
     for reason, broken in reversed(reasons):
-        first[broken] = reason
-    rejected = Rejected(frame.loc[bad], numbers[bad], [str(reason) for reason in first[bad]])
+        first[on_host(broken)] = reason
+    aside = on_host(bad)
+    rejected = Rejected(
+        on_host(frame.loc[bad]), numbers[aside], [str(reason) for reason in first[aside]]
+    )
     kept = rows.take(~bad)
     return Rows(**{**vars(kept), "rejected": rejected})
 
@@ -203,7 +210,8 @@ def category_text(series: pd.Series) -> npt.NDArray[np.object_]:
     a column of integers into floats).
     """
     codes, texts = category_levels(series)
-    return np.array([*texts, None], dtype=object)[codes]
+    found: npt.NDArray[np.object_] = np.array([*texts, None], dtype=object)[on_host(codes)]
+    return found
 
 
 def _split_column(frame: pd.DataFrame, plan: Plan) -> "pd.Series | Float64 | None":
@@ -236,10 +244,13 @@ def _reasons(
         values = {
             column.name: category_text(frame[column.name])
             if column.kind == "category"
-            else numeric_values(frame[column.name], column.kind)
+            else on_host(numeric_values(frame[column.name], column.kind))
             for column in plan.rule_columns
         }
-        reasons += [(f"breaks {rule!r}", parse_rule(rule).broken(values)) for rule in plan.rules]
+        reasons += [
+            (f"breaks {rule!r}", np.asarray(parse_rule(rule).broken(values), like=target))
+            for rule in plan.rules
+        ]
     return [(reason, broken) for reason, broken in reasons if broken.any()]
 
 
@@ -254,7 +265,7 @@ def _weights(
     if wrong.any():
         row = int(np.argmax(wrong))
         raise UserError(
-            f"The weight column {plan.weight.name!r} (data.weight) holds {weight[row]} in row "
-            f"{numbers[row]:,} of {path}. Weights are finite numbers of 0 or more."
+            f"The weight column {plan.weight.name!r} (data.weight) holds {float(weight[row])} in "
+            f"row {numbers[row]:,} of {path}. Weights are finite numbers of 0 or more."
         )
     return weight

@@ -13,7 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, singledispatch
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -129,9 +129,13 @@ class Encoder:
                 that are infinite in 32 bits.
         """
         # row by row, every value of a column would touch another line of the processor's cache
-        features = np.empty((len(self.columns), len(frame)), dtype=np.float32)
+        shape = (len(self.columns), len(frame))
+        features = np.empty(shape, dtype=np.float32)
         for place, series in enumerate(self.select(frame)):
-            features[place] = _feature(self.columns[place], series)
+            feature = _feature(self.columns[place], series)
+            if place == 0:  # made where the frame is: in the host's memory or a GPU's
+                features = np.empty(shape, dtype=np.float32, like=feature)
+            features[place] = feature
         return features.T
 
     def unseen_counts(self, frame: pd.DataFrame) -> dict[str, int]:
@@ -140,7 +144,8 @@ class Encoder:
         for column, series in zip(self.columns, self.select(frame), strict=True):
             if column.kind == "category":
                 codes, texts = category_levels(series)
-                known = np.array([text in column.codes for text in texts] + [True], dtype=bool)
+                seen = [text in column.codes for text in texts] + [True]
+                known = np.array(seen, dtype=bool, like=codes)
                 counts[column.name] = int(np.count_nonzero(~known[codes]))
         return counts
 
@@ -175,12 +180,15 @@ class Scorer:
         self.mean = float(mean)
 
     def predict(self, frame: pd.DataFrame) -> npt.NDArray[np.float64]:
-        """Predictions in units of the target: float64, (rows,). Raises as `Encoder.encode`."""
+        """Predictions in units of the target: float64, (rows,), where the frame is.
+
+        Raises as `Encoder.encode`.
+        """
         features = self.encoder.encode(frame)
         if len(features) == 0:
             return np.empty(0, dtype=np.float64)
         margin = self.booster.inplace_predict(features, predict_type="margin", missing=math.nan)
-        return self.mean + np.asarray(margin, dtype=np.float64).reshape(len(features))
+        return self.mean + margin.astype(np.float64).reshape(len(features))
 
     def save(self, folder: Path | str) -> dict[str, str]:
         """Write the model, the manifest last; the SHA-256 of each file by name, it included."""
@@ -234,10 +242,28 @@ def numeric_values(series: pd.Series, kind: Kind) -> npt.NDArray[np.float64]:
         ValueError: values that are not of the kind.
     """
     try:
-        return _READERS[kind](series)
+        return float_values(series, kind)
     except (ValueError, TypeError, OverflowError, decimal.InvalidOperation) as error:
         said = f"column {str(series.name)!r} (type {series.dtype}) does not hold {kind} values"
         raise ValueError(f"{said}: {error}") from error
+
+
+@singledispatch
+def float_values(series: Any, kind: Kind) -> npt.NDArray[np.float64]:
+    """What `numeric_values` returns, for one type of series; raises what reading raises.
+
+    This is for pandas. Whoever makes frames of another type registers how these are read.
+    """
+    return _READERS[kind](series)
+
+
+@singledispatch
+def factorized(series: Any) -> tuple[npt.NDArray[np.intp], Sequence[Any]]:
+    """Each row's place in the distinct values of a series, -1 where missing, and those values.
+
+    This is for pandas, as `float_values` is.
+    """
+    return pd.factorize(series, use_na_sentinel=True)
 
 
 def category_levels(series: pd.Series) -> tuple[npt.NDArray[np.intp], list[str]]:
@@ -245,7 +271,7 @@ def category_levels(series: pd.Series) -> tuple[npt.NDArray[np.intp], list[str]]
 
     The texts are in order of appearance and may repeat (1 and "1" are the same category).
     """
-    codes, levels = pd.factorize(series, use_na_sentinel=True)
+    codes, levels = factorized(series)
     # float32 0.1 must read "0.1", as it does in a JSON request, and not 0.10000000149011612
     single = series.dtype in (np.dtype(np.float32), pd.Float32Dtype())
     return codes, [canonical_text(level, single) for level in levels]
@@ -272,7 +298,7 @@ def _feature(column: Column, series: pd.Series) -> npt.NDArray[np.float32]:
         codes, texts = category_levels(series)
         # the last entry is what code -1 (missing) picks
         places = [column.codes.get(text, math.nan) for text in texts]
-        return np.array([*places, math.nan], dtype=np.float32)[codes]
+        return np.array([*places, math.nan], dtype=np.float32, like=codes)[codes]
     values = numeric_values(series, column.kind)
     with np.errstate(over="ignore"):
         feature = ((values - column.center) / column.scale).astype(np.float32)
@@ -280,7 +306,7 @@ def _feature(column: Column, series: pd.Series) -> npt.NDArray[np.float32]:
         row = int(np.argmax(infinite))
         error = UnscorableValueError(
             f"column {column.name!r} has {int(infinite.sum())} infinite or too large values, "
-            f"the first in row {row}: {values[row]}; leave them out or make them missing"
+            f"the first in row {row}: {float(values[row])}; leave them out or make them missing"
         )
         error.column, error.value, error.row = column.name, float(values[row]), row
         raise error
@@ -344,12 +370,19 @@ def _seconds(series: pd.Series) -> npt.NDArray[np.float64]:
 
 
 def _ticks_to_seconds(index: pd.DatetimeIndex | pd.TimedeltaIndex) -> npt.NDArray[np.float64]:
+    return seconds_of(index.asi8, index.unit, np.asarray(index.isna()))
+
+
+def seconds_of(
+    ticks: npt.NDArray[np.int64], unit: str, missing: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float64]:
+    """Ticks (rows,) of `unit` (s, ms, us or ns) as seconds, NaN where `missing` is true."""
     # whole and fractional seconds apart: nanoseconds since 1970 need more bits than float64 has,
     # and the same instant must give the same number in every unit
-    per_second = _TICKS_PER_SECOND[index.unit]
-    whole, fraction = np.divmod(index.asi8, per_second)
+    per_second = _TICKS_PER_SECOND[unit]
+    whole, fraction = np.divmod(ticks, per_second)
     seconds = whole.astype(np.float64) + fraction.astype(np.float64) / per_second
-    seconds[index.isna()] = math.nan
+    seconds[missing] = math.nan
     return seconds
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from tasks.engine.boost import BoostSpec, Segment, boost_segment
 from tasks.engine.checkpoints import Checkpoint, CheckpointStore
 from tasks.engine.dataset import RowGroup
+from tasks.engine.device_memory import DeviceRoom
 from tasks.engine.errors import RunError, UserError
 from tasks.engine.fold import batches, rows_of_batch
 from tasks.engine.matrix import BatchSource, Float32
@@ -83,6 +84,8 @@ def run_job(job: Job) -> Segment:
         sharing=job.sharing,
         worker=worker.address,
     )
+    if job.spec.device == "cuda":
+        room = DeviceRoom.of(room, job.matrix.gpu_memory)
     return boost_segment(
         job.spec,
         job.make_batches(job.row_groups),

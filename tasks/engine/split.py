@@ -7,6 +7,7 @@ ones).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,10 +40,11 @@ class Split(Frozen):
     valid_from: float | None = None
     test_from: float | None = None
 
-    def sides(self, position: UInt64, column: "pd.Series | np.ndarray | None") -> Sides:
+    def sides(self, position: UInt64, column: Any) -> Sides:
         """Side of each row, int8 (n,): 0 train, 1 valid, 2 test, -1 where `column` is missing.
 
-        `column` is the group or label column, or seconds since 1970 as float64 for time.
+        `column` is the group or label column, or seconds since 1970 as float64 for time; None
+        for hash.
 
         Raises:
             UserError: a label is none of train, valid and test.
@@ -51,31 +53,28 @@ class Split(Frozen):
             case "hash":
                 return self._by_chance(uniform(position, stream("split", self.seed)))
             case "group":
-                assert isinstance(column, pd.Series)
                 codes, texts = category_levels(column)
                 # the last place is what code -1 (missing) picks
-                keys = np.array([*map(key, texts), 0], dtype=np.uint64)[codes]
+                keys = np.array([*map(key, texts), 0], dtype=np.uint64, like=codes)[codes]
                 sides = self._by_chance(uniform(keys, stream("group", self.seed)))
                 return np.where(codes < 0, np.int8(NONE), sides)
             case "time":
-                seconds = np.asarray(column, dtype=np.float64)
-                sides = np.full(len(seconds), TRAIN, dtype=np.int8)
+                sides = np.full_like(column, TRAIN, dtype=np.int8)
                 if self.valid_from is not None:
-                    sides[seconds >= self.valid_from] = VALID
-                sides[seconds >= (np.inf if self.test_from is None else self.test_from)] = TEST
-                sides[np.isnan(seconds)] = NONE
+                    sides[column >= self.valid_from] = VALID
+                sides[column >= (np.inf if self.test_from is None else self.test_from)] = TEST
+                sides[np.isnan(column)] = NONE
                 return sides
             case _:
-                assert isinstance(column, pd.Series)
                 return self._by_label(column)
 
     def _by_chance(self, drawn: npt.NDArray[np.float64]) -> Sides:
-        sides = np.full(len(drawn), TRAIN, dtype=np.int8)
+        sides = np.full_like(drawn, TRAIN, dtype=np.int8)
         sides[drawn < self.test + self.valid] = VALID
         sides[drawn < self.test] = TEST
         return sides
 
-    def _by_label(self, column: pd.Series) -> Sides:
+    def _by_label(self, column: Any) -> Sides:
         codes, texts = category_levels(column)
         places = []
         for text in texts:
@@ -86,7 +85,7 @@ class Split(Frozen):
                     "the labels train, valid and test."
                 )
             places.append(side)
-        return np.array([*places, NONE], dtype=np.int8)[codes]
+        return np.array([*places, NONE], dtype=np.int8, like=codes)[codes]
 
 
 def resolve_split(config: SplitConfig, borders: Sequence[float] = ()) -> Split:

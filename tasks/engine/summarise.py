@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from tasks.engine.errors import UserError
 from tasks.engine.fold import Batch, Bundle
-from tasks.engine.frames import content_digests
+from tasks.engine.frames import Device, content_digests, on_host
 from tasks.engine.hashing import stream, uniform
 from tasks.engine.home import digest_of
 from tasks.engine.moments import Deviations, Float64, Moments
@@ -113,6 +113,7 @@ class Pass:
     sample_share: float
     sample_folder: str
     rejected_folder: str
+    device: Device = "cpu"
 
     def __call__(self, bundle: Bundle, undigested: frozenset[str]) -> list[PassSummary]:
         """The content digests of the files `undigested` (by URI) are taken on the way."""
@@ -125,7 +126,7 @@ class Pass:
 
     def _read(self, batch: Batch, is_undigested: bool) -> tuple[PassSummary, pa.Table]:
         """The summary and the sample, which is written with that of other batches."""
-        rows = load(batch, self.plan)
+        rows = load(batch, self.plan, self.device)
         train = rows.side == TRAIN
         places = np.flatnonzero(train)
         missing, numbers, beside, with_target = [], [], [], []
@@ -150,7 +151,7 @@ class Pass:
             with_target.append(column.with_other(target_beside))
             numbers.append(column.moments)
             beside.append(target_beside.moments)
-        weight = rows.weight[train] if rows.weight is not None else np.ones(len(target))
+        weight = rows.weight[train] if rows.weight is not None else np.ones_like(target)
         total = float(weight.sum())
         rejected = rows.rejected
         found = PassSummary(
@@ -162,7 +163,7 @@ class Pass:
             categories=tuple(categories),
             target=Moments.of([rows.target[rows.side == side] for side in range(len(SIDES))]),
             weighted=(total, float((weight * target).sum() / total) if total else 0.0),
-            max_weight=float(weight.max(initial=0.0)),
+            max_weight=float(weight.max()) if len(weight) else 0.0,
             sample=(),
             reasons=Counter(rejected.reasons if rejected else ()),
             examples=_examples(rejected, rows.path, self.plan) if rejected else (),
@@ -175,9 +176,12 @@ class Pass:
         drawn = uniform(rows.position, stream("sample", 0))
         chosen = train & (drawn < self.sample_share)
         names = self.plan.names
-        table = pa.Table.from_pandas(rows.frame.loc[chosen, names], preserve_index=False)
+        frame = on_host(rows.frame.loc[chosen, names])
+        table = pa.Table.from_pandas(frame, preserve_index=False)
         # no feature's name, whatever they are called
-        return table.append_column("_" * (1 + max(map(len, names))), pa.array(drawn[chosen]))
+        return table.append_column(
+            "_" * (1 + max(map(len, names))), pa.array(on_host(drawn[chosen]))
+        )
 
     def _set_aside(self, rejected: Rejected, batch: Batch) -> str:
         path = batch[0].path
@@ -198,7 +202,7 @@ def _examples(rejected: Rejected, path: str, plan: Plan) -> tuple[str, ...]:
 def _category_counts(series: pd.Series, train: npt.NDArray[np.bool_]) -> tuple[Counter[str], int]:
     """Training rows by category, and all rows in which it is missing."""
     codes, texts = category_levels(series)
-    counts = np.bincount(codes[train & (codes >= 0)], minlength=len(texts))
+    counts = on_host(np.bincount(codes[train & (codes >= 0)], minlength=len(texts)))
     counted: Counter[str] = Counter()
     for text, count in zip(texts, counts, strict=True):
         if count:

@@ -11,13 +11,13 @@ import pytest
 from rich.console import Console
 
 from flows.console import showing_steps
-from flows.figures import duration, figure, score, size
 from flows.results import show_check, show_notes, show_prediction, show_training
 from tasks.engine.errors import RunError, UserError
 from tasks.engine.profile import ColumnProfile, Profile, TargetProfile
 from tasks.engine.progress import Progress, reporter
 from tasks.engine.report import Histogram, Interval, Metrics, Report, Slice
 from tasks.engine.summary import Seconds, Summary
+from tasks.figures import duration, figure, score, size
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -65,7 +65,7 @@ def worker(pool: str, boostline: Boostline) -> Iterator[None]:
             yield
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(60)
 
 
 def until(found: Callable[[], Any]) -> Any:
@@ -110,7 +110,10 @@ def test_nights(standing_server: str, night: Boostline) -> None:
         # SQLite's word for two writers at once, upon which Prefect's own clients try again
         answer = until(
             lambda: (
-                (found := httpx.post(f"{standing_server}/{path}", json=body)).status_code != 503
+                (
+                    found := httpx.post(f"{standing_server}/{path}", json=body, timeout=60)
+                ).status_code
+                != 503
                 and found
             )
         ).raise_for_status()
@@ -130,7 +133,7 @@ def test_nights(standing_server: str, night: Boostline) -> None:
         return str(made["id"])
 
     def run_of(run: str) -> Any:
-        return httpx.get(f"{standing_server}/flow_runs/{run}").json()
+        return httpx.get(f"{standing_server}/flow_runs/{run}", timeout=60).json()
 
     def told_of(state: str) -> Any:
         # what is told is told once at least: Prefect does an action again that it could not note

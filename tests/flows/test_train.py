@@ -67,9 +67,9 @@ def test_the_defaults_with_nothing_set_up(boostline_alone: Boostline) -> None:
     assert [state for _, state in found] == ["COMPLETED"]
     assert [name for (name,) in steps_run] == [
         "ingest · demo:regression",
-        "normalize · 1000 rows × 5 features",
-        "train · 100 × depth 3 · 1000 rows",
-        "evaluate · 1000 rows",
+        "normalize · 1,000 rows × 5 features",
+        "train · 100 × depth 3 · 661 rows",
+        "evaluate · 1,000 rows",
         "record · boostline",
     ]
 

@@ -214,8 +214,8 @@ def test_a_running_scheduler_is_used_and_left_running() -> None:
     [
         pytest.param(
             {"kind": "locl"},
-            r"Unknown cluster\.kind 'locl'\. There are 'address', 'kubernetes', 'local', 'slurm'\. "
-            r"Did you mean 'local'\?",
+            r"Unknown cluster\.kind 'locl'\. There are 'address', 'cuda', 'kubernetes', 'local', "
+            r"'slurm'\. Did you mean 'local'\?",
             id="unknown kind",
         ),
         pytest.param(

@@ -59,3 +59,8 @@ def compact(value: float) -> str:
         if value >= limit:
             return f"{value / (1e3 if suffix == 'k' else limit):.3g}{suffix}"
     return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def rows_of(count: int) -> str:
+    """Rows as a name has them: `1 row`, `1,000 rows`, `16.5k rows`."""
+    return amount(count, "rows") if count < 10_000 else f"{compact(count)} rows"

@@ -1,0 +1,133 @@
+"""What is worth measuring on a GPU machine, as a table: python -m tests.gpu (tests/gpu.sh)
+
+Every step is a process of its own with a limit, so that one that fails leaves the others. With
+`--device cpu` and few rows the same steps run without a GPU, to try them out.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+Found = dict[str, Any]
+
+
+def step(name: str, limit_s: float, *arguments: str) -> Found:
+    """The JSON that `python -m ARGUMENTS` prints last, or why there is none."""
+    print(f"… {name}", file=sys.stderr, flush=True)
+    began = time.monotonic()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=limit_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return {"failed": f"not done after {limit_s:g} s"}
+    wall = time.monotonic() - began
+    if done.returncode:
+        print(done.stderr, file=sys.stderr)
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        return {"failed": last}
+    return {**json.loads(done.stdout.strip().splitlines()[-1]), "wall": wall}
+
+
+def show(name: str, found: Found) -> None:
+    if "failed" in found:
+        print(f"{name:<34} FAILED: {found['failed']}", flush=True)
+        return
+    times = found["seconds"]
+    parts = ", ".join(f"{key} {value:.2f}" for key, value in times.items() if key != "total")
+    total = f"{times['total']:9.2f} s" if "total" in times else " " * 11
+    r2 = f"  R² {found['r2']:.4f}" if "r2" in found else ""
+    print(f"{name:<34}{total}{r2}  {found.get('device', ''):<7} {parts}", flush=True)
+
+
+def compare(title: str, one: Found, other: Found, what: str = "total") -> None:
+    if "failed" not in one and "failed" not in other:
+        ratio = one["seconds"][what] / other["seconds"][what]
+        print(f"{title:<34}{ratio:9.2f} ×", flush=True)
+
+
+def same_bytes(title: str, one: Found, other: Found) -> None:
+    if "failed" not in one and "failed" not in other:
+        same = "the same" if one["sha256"] == other["sha256"] else "OTHER"
+        print(f"{title:<34}{same} bytes", flush=True)
+
+
+def gpu_name() -> str:
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        return "no nvidia-smi here"
+    return done.stdout.strip() or done.stderr.strip()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=10_000_000)
+    parser.add_argument("--more-rows", type=int, default=100_000_000, help="0 for none")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--gpu-limit", default="2GiB", help="less than --rows take")
+    options = parser.parse_args()
+    device, rows = options.device, options.rows
+    kind = "cuda" if device == "cuda" else "local"
+    engine, bare = "tests.gpu.engine", "tests.gpu.bare"
+    print(f"{gpu_name()} · {os.cpu_count()} cores · {time.strftime('%Y-%m-%d %H:%M')}")
+    print("Steps in seconds; reading is from the page cache, as the table was just written.")
+    folder = Path(mkdtemp(prefix="boostline-gpu-"))
+    try:
+        small = str(folder / "small")
+        show(f"write {rows:,}", step("write", 60, "tests.gpu.table", small, str(rows), device))
+        script = step("bare script", 60, bare, small, device, "100")
+        show(f"bare script, {rows:,}", script)
+        whole = step("engine", 90, engine, small, kind)
+        show(f"engine, {rows:,}", whole)
+        compare("engine / bare script", whole, script)
+        if device == "cuda":
+            slow = step("engine on 2 cores", 200, engine, small, "local", "cluster.threads=1")
+            show("engine on 2 CPU cores", slow)
+            compare("2 cores / GPU", slow, whole)
+            if "failed" not in slow and "failed" not in whole:
+                print(f"{'R² apart':<34}{abs(slow['r2'] - whole['r2']):9.5f}", flush=True)
+        limit = [f"cluster.gpu_memory_limit={options.gpu_limit}"] if device == "cuda" else []
+        limit = limit or ["cluster.external_memory=always"]
+        outside = step("external memory", 90, engine, small, kind, *limit)
+        show(f"external memory, {limit[0]}", outside)
+        print(*outside.get("notes", ()), sep="\n")
+        same_bytes("external memory", outside, whole)
+        killed = step("a killed worker", 90, engine, small, kind, "kill", "cluster.recoveries=2")
+        show(f"a killed worker, {killed.get('recoveries', 0)} lost", killed)
+        same_bytes("a killed worker", killed, whole)
+        shutil.rmtree(small, ignore_errors=True)
+        forest = step("forest", 60, "tests.gpu.forest", device, str(rows))
+        show("predicting by", forest)
+        if options.more_rows:
+            large = str(folder / "large")
+            more = options.more_rows
+            made = step("write", 120, "tests.gpu.table", large, str(more), device)
+            show(f"write {more:,}", made)
+            script = step("bare script", 120, bare, large, device, "100")
+            show(f"bare script, {more:,}", script)
+            whole = step("engine", 200, engine, large, kind)
+            show(f"engine, {more:,}", whole)
+            compare("engine / bare script", whole, script)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

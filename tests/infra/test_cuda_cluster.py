@@ -1,0 +1,109 @@
+"""GPUs that are not there, settings that don't fit, and what GPUs do during a run."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from distributed import WorkerPlugin
+
+from flows.places import chosen, cluster_of, device_of
+from infra.cuda_cluster import no_gpu
+from infra.gpu_telemetry import watching_gpus
+from tasks.engine.cluster_config import ClusterConfig
+from tasks.engine.errors import UserError
+from tasks.engine.home import Home
+
+
+@pytest.fixture
+def reason() -> str:
+    """Why there is no GPU on this machine."""
+    if (found := no_gpu()) is None:
+        pytest.skip("there is a GPU here")
+    return found
+
+
+def test_auto_takes_the_cpu_and_says_why(reason: str) -> None:
+    config, notes = chosen(ClusterConfig(kind="auto", gpu_devices=("0",)))
+    assert (config.kind, config.gpu_devices) == ("local", ())
+    assert notes == (f"Trained on the CPU (cluster.kind=auto): {reason}.",)
+    assert chosen(ClusterConfig()) == (ClusterConfig(), ())
+
+
+def test_cuda_without_a_gpu_is_refused(reason: str, tmp_path: Path) -> None:
+    with (
+        pytest.raises(UserError) as caught,
+        cluster_of(ClusterConfig(kind="cuda"), Home(str(tmp_path))),
+    ):
+        pass
+    assert str(caught.value) == (
+        f"cluster.kind is 'cuda', but {reason}. Set cluster.kind=auto to use GPUs where there are "
+        "any, or cluster.kind=local."
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"kind": "cuda", "address": "tcp://127.0.0.1:1"}, "cluster.address is for cluster.kind="),
+        ({"gpu_devices": ["0"]}, "cluster.gpu_devices is for cluster.kind=cuda"),
+        ({"kind": "cuda", "gpu_pool_size": "1GB"}, "needs cluster.gpu_allocator=pool"),
+        ({"kind": "cuda", "gpu_memory_limit": "much"}, "'much' is no size of memory"),
+    ],
+)
+def test_settings_that_do_not_fit(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        ClusterConfig.model_validate(settings)
+
+
+@pytest.mark.slow
+def test_the_workers_say_what_device_they_have(dask_client: Any) -> None:
+    config = ClusterConfig(kind="address", address=dask_client.scheduler.address)
+    assert device_of(dask_client, config) == "cpu"
+    first, *others = sorted(dask_client.nthreads())
+    dask_client.run(as_dask_cuda_does, workers=[first])
+    try:
+        with pytest.raises(UserError) as caught:
+            device_of(dask_client, config)
+        assert str(caught.value) == (
+            f"1 of the cluster's 4 workers have a GPU, and {', '.join(others)} none: the workers "
+            "of a training are all of one kind. Start all of them with `dask cuda worker`, or all "
+            "with `dask worker`."
+        )
+        dask_client.run(as_dask_cuda_does)
+        assert device_of(dask_client, config) == "cuda"
+    finally:
+        dask_client.run(as_before)
+
+
+def as_dask_cuda_does(dask_worker: Any) -> None:
+    plugin = type("CUDFSetup", (WorkerPlugin,), {"__module__": "dask_cuda.plugins"})
+    dask_worker.plugins["of dask-cuda"] = plugin()
+
+
+def as_before(dask_worker: Any) -> None:
+    dask_worker.plugins.pop("of dask-cuda", None)
+
+
+def a_sample() -> dict[str, float]:
+    return {"host/gpu_0_utilization_percentage": 97.0}
+
+
+@pytest.mark.slow
+def test_what_gpus_do_reaches_the_run(dask_client: Any) -> None:
+    heard: list[tuple[int, dict[str, float]]] = []
+
+    def on_sample(second: int, values: dict[str, float]) -> None:
+        heard.append((second, values))
+
+    with watching_gpus(dask_client, on_sample, a_sample, period_s=0.05):
+        until = time.monotonic() + 30
+        while len(heard) < 8 and time.monotonic() < until:
+            time.sleep(0.05)
+    assert len(heard) >= 8
+    assert all(values == a_sample() for _, values in heard)
+    assert heard[0][0] >= 0
+    time.sleep(0.3)
+    count = len(heard)
+    time.sleep(0.3)
+    assert len(heard) == count
