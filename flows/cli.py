@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows import cli_services
 from flows.cli_deploy import deploy, watch
 from flows.options import ConfigFile, Data, Day, Set, Target, Verbose, load, on_day
 from tasks.engine.errors import UserError
@@ -173,8 +174,10 @@ def predict(
     quiet(verbose)
     with showing_steps(screen(stderr=True)):
         from flows.predict import run
+        from flows.standing import use_services
         from tasks.engine.home import Home
 
+        use_services(Home.at())
         home = _settled(Home.at())
         # A source to be scored needs no target; "-" only stood in for the check of the rest.
         table = loaded.data.model_copy(update={"target": None})
@@ -256,9 +259,11 @@ def record(
     A run that could not be recorded whole is kept on disk with its model; this sends the rest.
     """
     from flows.console import quiet
+    from flows.standing import use_services
     from tasks.engine.home import Home
 
     quiet(verbose)
+    use_services(Home.at())
     from flows.record import finish
 
     done = finish(_settled(Home.at()), run)
@@ -269,23 +274,7 @@ def record(
         typer.echo("Nothing waits to be recorded.")
 
 
-@app.command()
-def doctor(config: ConfigFile = None, settings: Set = None) -> None:
-    """Look for what is wrong here, and say what mends it.
-
-    Versions, disk, and whether the configured services answer or are open to others.
-    """
-    from flows.doctor import examine
-    from tasks.engine.home import Home
-    from tasks.engine.settings import load_config
-
-    findings = examine(load_config(config, settings or ()), Home.at())
-    for finding in findings:
-        typer.echo(f"{'✗' if finding.remedy else '✓'} {finding.what:<9} {finding.state}")
-        if finding.remedy:
-            typer.echo(f"            {finding.remedy}")
-    if any(finding.remedy for finding in findings):
-        raise typer.Exit(1)
+app.add_typer(cli_services.app)
 
 
 @app.command()

@@ -53,10 +53,12 @@ def deploy(
     from flows.console import quiet
     from flows.deploy import deploy as deploy_config
     from flows.deploy import lines
+    from flows.standing import use_services
     from tasks.engine.home import Home
 
     loaded = load(config, settings, data, target)
     quiet(verbose)
+    use_services(Home.at())
     chosen = name or (Path(config).stem if config else "nightly")
     done = deploy_config(loaded, chosen, pool, cron, timezone, Home.at(), notify or ())
     for line in lines(done):
@@ -82,8 +84,10 @@ def watch(
     """
     from flows.console import quiet
     from flows.deploy import watch as watch_runs
+    from flows.standing import use_services
     from tasks.engine.home import Home
 
     quiet(verbose)
+    use_services(Home.at())
     for line in watch_runs(notify or (), deployment, Home.at()):
         typer.echo(line)

@@ -145,7 +145,8 @@ def check_server(home: Home) -> None:
     if not os.environ.get("PREFECT_API_URL"):
         raise UserError(
             "PREFECT_API_URL is not set: a schedule needs a Prefect server that stays. Start one "
-            "with `prefect server start`, then: export PREFECT_API_URL=http://127.0.0.1:4200/api"
+            "with `boostline up` in this home, or with `prefect server start`, then: "
+            "export PREFECT_API_URL=http://127.0.0.1:4200/api"
         )
     try:
         with start_embedded_prefect(home.local) as server:

@@ -5,25 +5,30 @@ import os
 import platform
 import shutil
 import socket
-import ssl
-import urllib.error
-import urllib.request
+import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from importlib.util import find_spec
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import psutil
 
+from flows.figures import amount
+from flows.reach import ANSWER_SECONDS, bare, port_of, reached_from_outside, status
+from flows.standing import UP, in_place, mlflow_of, prefect_of, standing
+from infra.up import Ports, is_taken, listener_of
+from tasks.engine.cluster_config import ClusterConfig
 from tasks.engine.config import Config
 from tasks.engine.home import Home
 from tasks.engine.secrets import without_secrets
+from tasks.ledger import entries
 
 PYTHONS = ("3.11", "3.12", "3.13")
 PACKAGES = ("boostline", "prefect", "mlflow", "dask", "distributed", "pandas", "pyarrow")
 XGBOOSTS = ("xgboost", "xgboost-cu13", "xgboost-cu12", "xgboost-cpu")
 LEAST_FREE_BYTES = 2_000_000_000
-ANSWER_SECONDS = 5
+LEAST_MEMORY_BYTES = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,16 @@ class Finding:
 
 def examine(config: Config, home: Home) -> list[Finding]:
     """Looks at the installation, the home, and every service that is configured."""
-    return [*_installation(), *_home(home), *_services(), *_cluster(config)]
+    return [
+        *_installation(),
+        *_gpu(),
+        *_machine(),
+        *_home(home),
+        *_recordings(home),
+        *_services(home),
+        *_cluster(config, home),
+        *_ports(home),
+    ]
 
 
 def _installation() -> Iterator[Finding]:
@@ -86,44 +100,91 @@ def _home(home: Home) -> Iterator[Finding]:
     )
 
 
-def _services() -> Iterator[Finding]:
-    tracking = os.environ.get("MLFLOW_TRACKING_URI", "")
+def _gpu() -> Iterator[Finding]:
+    asked = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=False)
+    except FileNotFoundError:
+        yield Finding("GPU", "none (there is no nvidia-smi): models train on the processors")
+        return
+    except (OSError, subprocess.TimeoutExpired) as error:
+        yield Finding("GPU", f"nvidia-smi does not answer ({error})", "Look at: dmesg | grep NVRM")
+        return
+    if found.returncode:
+        said = " ".join((found.stdout + found.stderr).split())
+        yield Finding("GPU", f"nvidia-smi fails: {said}", "Load the driver: sudo modprobe nvidia")
+        return
+    cards = "; ".join(found.stdout.split("\n")).strip("; ")
+    rapids = _version("cudf-cu13")
+    yield Finding("GPU", f"{cards}; RAPIDS {rapids or 'is not installed (the extra `gpu`)'}")
+
+
+def _machine() -> Iterator[Finding]:
+    memory = psutil.virtual_memory()
+    yield Finding(
+        "Machine",
+        f"{amount(os.cpu_count() or 1, 'cores')}, {memory.total / 1e9:,.1f} GB of memory, "
+        f"{memory.available / 1e9:,.1f} GB of it free",
+        ""
+        if memory.available >= LEAST_MEMORY_BYTES
+        else "Free some; what uses it: ps aux --sort -rss | head",
+    )
+
+
+def _recordings(home: Home) -> Iterator[Finding]:
+    waiting = [entry for entry in entries(home) if not entry.recorded and entry.state != "running"]
+    if waiting:
+        yield Finding(
+            "Runs",
+            f"{amount(len(waiting), 'runs')} wait to be recorded by MLflow",
+            "Send what is missing: boostline record",
+        )
+
+
+def _services(home: Home) -> Iterator[Finding]:
+    yield _mlflow(home)
+    api, origin = prefect_of(home)
+    if not api:
+        yield Finding("Prefect", "embedded (PREFECT_API_URL is not set)")
+        return
+    yield _service(
+        "Prefect",
+        api,
+        origin,
+        "/health",
+        "/admin/version",
+        "Set PREFECT_SERVER_API_AUTH_STRING for the server and PREFECT_API_AUTH_STRING here, "
+        "or start it with: prefect server start --host 127.0.0.1",
+    )
+
+
+def _mlflow(home: Home) -> Finding:
+    tracking, origin = mlflow_of(home)
     if tracking.startswith("http"):
-        yield _service(
+        return _service(
             "MLflow",
             tracking,
+            origin,
             "/health",
             "/api/2.0/mlflow/experiments/search?max_results=1",
-            "Start it with --app-name basic-auth, on loopback, or behind TLS.",
+            "Start it on loopback or behind TLS, or with: mlflow server --app-name basic-auth",
         )
-    elif tracking:
-        yield Finding("MLflow", without_secrets(tracking))
-    else:
-        yield Finding("MLflow", "embedded (MLFLOW_TRACKING_URI is not set)")
-    api = os.environ.get("PREFECT_API_URL", "")
-    if api:
-        yield _service(
-            "Prefect",
-            api,
-            "/health",
-            "/admin/version",
-            "Set PREFECT_SERVER_API_AUTH_STRING for the server and PREFECT_API_AUTH_STRING here, "
-            "or start it with --host 127.0.0.1.",
-        )
-    else:
-        yield Finding("Prefect", "embedded (PREFECT_API_URL is not set)")
+    if tracking:
+        return Finding("MLflow", without_secrets(tracking))
+    return Finding("MLflow", "embedded (MLFLOW_TRACKING_URI is not set)")
 
 
-def _service(name: str, url: str, health: str, inside: str, remedy: str) -> Finding:
+def _service(name: str, url: str, origin: str, health: str, inside: str, remedy: str) -> Finding:
     """Whether a service answers, and whether a stranger on another host could use it."""
     base, shown = url.rstrip("/"), without_secrets(url)
+    if status(base + health) is None:
+        way_out = f"Start it, correct {origin}, or do without: unset {origin}"
+        if origin == UP:
+            way_out = "Start the services again: Ctrl-C there, then boostline up"
+        return Finding(name, f"{shown} does not answer", way_out)
     parts = urlsplit(base)
-    if _status(base + health) is None:
-        variable = {"MLflow": "MLFLOW_TRACKING_URI", "Prefect": "PREFECT_API_URL"}[name]
-        return Finding(name, f"{shown} does not answer", f"Start it, or correct {variable}.")
-    bare = f"{parts.scheme}://{parts.hostname}:{parts.port or _port(parts.scheme)}{parts.path}"
-    anyone = _status(bare + inside) == 200
-    reachable = _reached_from_outside(parts.hostname or "", parts.port or _port(parts.scheme))
+    anyone = status(bare(base) + inside) == 200
+    reachable = reached_from_outside(parts.hostname or "", port_of(base))
     if reachable and anyone:
         return Finding(name, f"{shown} is open: anyone who reaches {reachable} may use it", remedy)
     if reachable and parts.scheme == "http":
@@ -133,50 +194,42 @@ def _service(name: str, url: str, health: str, inside: str, remedy: str) -> Find
     return Finding(name, f"{shown}, {'no password, loopback only' if anyone else 'with password'}")
 
 
-def _port(scheme: str) -> int:
-    return 443 if scheme == "https" else 80
+def _ports(home: Home) -> Iterator[Finding]:
+    """The usual ports of `boostline up`, and who has them."""
+    if standing(home):
+        yield Finding("Ports", "those of boostline up, which runs: see boostline status")
+        return
+    options = dict(zip(astuple(Ports()), Ports.OPTIONS.values(), strict=True))
+    taken = {port: listener_of(port) for port in options if is_taken(port)}
+    for port, who in taken.items():
+        what = who or "another user's program listens there"
+        yield Finding("Ports", f"{port} is taken ({what}): boostline up {options[port]} 0")
+    if not taken:
+        free = ", ".join(map(str, options))
+        yield Finding("Ports", f"{free}: free for boostline up")
 
 
-def _status(url: str) -> int | None:
-    """The HTTP status without any credentials; None where nobody answers."""
-    try:
-        with urllib.request.urlopen(url, timeout=ANSWER_SECONDS) as answer:
-            return int(answer.status)
-    except urllib.error.HTTPError as error:
-        return error.code
-    except (OSError, ssl.SSLError, ValueError):
-        return None
+def _elsewhere(cluster: ClusterConfig) -> Finding:
+    """Workers that Kubernetes or Slurm starts for a run."""
+    from infra.cluster import EXTRAS
+
+    if find_spec(EXTRAS[cluster.kind]) is None:
+        return Finding(
+            "Dask",
+            f"cluster.kind={cluster.kind} needs a package that is not installed",
+            f"pip install 'boostline[{cluster.kind}]'",
+        )
+    if cluster.kind == "slurm" and not shutil.which("sbatch"):
+        return Finding("Dask", "Slurm's sbatch is not on the PATH", "Run it on a login node.")
+    started = "pods of Kubernetes" if cluster.kind == "kubernetes" else "jobs of Slurm"
+    return Finding("Dask", f"{cluster.workers} {started}, started for each run")
 
 
-def _reached_from_outside(host: str, port: int) -> str:
-    """The address at which others reach the service, or nothing where they can't."""
-    try:
-        resolved = socket.gethostbyname(host)
-    except OSError:
-        return ""
-    if not resolved.startswith("127."):
-        return f"{host}:{port}"
-    for address in _own_addresses():
-        try:
-            socket.create_connection((address, port), timeout=1).close()
-        except OSError:
-            continue
-        return f"{address}:{port}"
-    return ""
-
-
-def _own_addresses() -> list[str]:
-    """This host's addresses that are not loopback."""
-    return [
-        found.address
-        for addresses in psutil.net_if_addrs().values()
-        for found in addresses
-        if found.family == socket.AF_INET and not found.address.startswith("127.")
-    ]
-
-
-def _cluster(config: Config) -> Iterator[Finding]:
-    cluster = config.cluster
+def _cluster(config: Config, home: Home) -> Iterator[Finding]:
+    cluster = in_place(config, home).cluster
+    if cluster.kind in ("kubernetes", "slurm"):
+        yield _elsewhere(cluster)
+        return
     if cluster.kind != "address" or not cluster.address:
         yield Finding("Dask", f"{cluster.workers} workers of our own, on loopback")
         return
@@ -191,7 +244,7 @@ def _cluster(config: Config) -> Iterator[Finding]:
             "Start it with `dask scheduler`, or correct cluster.address.",
         )
         return
-    outside = _reached_from_outside(host, port)
+    outside = reached_from_outside(host, port)
     if outside and parts.scheme != "tls":
         yield Finding(
             "Dask",

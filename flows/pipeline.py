@@ -14,6 +14,7 @@ from prefect.runtime import flow_run
 
 from flows.catching_up import give_way_to_newer
 from flows.places import aside, chosen, cluster_of, device_of, telemetry, tracking_of
+from flows.standing import in_place, mlflow_pages
 from flows.states import cancelling
 from infra.growing import at_full_size
 from tasks.artifacts import show_results
@@ -29,6 +30,7 @@ from tasks.engine.secrets import (
 )
 from tasks.engine.summary import Seconds, Summary
 from tasks.evaluate import evaluate_model
+from tasks.history import Kept, keep_outcome
 from tasks.ingest import ingest_table
 from tasks.ledger import RunFolder, State, under_way
 from tasks.normalize import fit_scaler
@@ -118,14 +120,15 @@ def train_flow(config: Config, home: str | None = None, date: date | None = None
     give_way_to_newer()
     config = dated(config, _day(config, date))
     clock, place = Clock(), Home.at(home)
-    cluster, notes = chosen(config.cluster)
+    config = in_place(config, place)
+    cluster, why = chosen(config.cluster)
     with (
         cancelling(str(flow_run.id)),
         recording(config, place) as (recorder, folder),
         cluster_of(cluster, place, referred(config.data.source)) as client,
         telemetry(client, device := device_of(client, cluster), recorder.metrics),
     ):
-        for note in notes:
+        for note in why:
             recorder.tags({"cluster": note})
         with clock.step("ingest"):
             dataset, plan = ingest_table(config, place, client)
@@ -150,11 +153,13 @@ def train_flow(config: Config, home: str | None = None, date: date | None = None
             logged = record_run(found, recorder, folder)
         summary = _summary(found, logged, recorder, clock)
         show_results(report, summary, recorder)
+        notes = (*why, *dataset.notes, *profile.notes, *aside(profile, place), *trained.notes)
+        keep_outcome(recorder, Kept(summary=summary, notes=notes, trained_rounds=trained.rounds))
     return Outcome(
         summary=summary,
         report=report,
-        notes=(*notes, *dataset.notes, *profile.notes, *aside(profile, place), *trained.notes),
-        links=_links(config, recorder, logged),
+        notes=notes,
+        links=_links(config, place, recorder, logged),
         trained_rounds=trained.rounds,
     )
 
@@ -192,6 +197,7 @@ def recording(config: Config, home: Home) -> Iterator[tuple[Recorder, RunFolder]
         except BaseException as error:
             # what is no Exception is a signal, Prefect's cancelling or Ctrl-C
             state: State = "failed" if isinstance(error, Exception) else "killed"
+            recorder.tags({"cause": _one_line(error)})
             status: Status = "FAILED" if state == "failed" else "KILLED"
             taken = recorder.close(status, _patience(error, config)).complete
             kept = isinstance(error, NotRecorded)
@@ -236,17 +242,21 @@ def _summary(found: Findings, logged: Logged, recorder: Recorder, clock: Clock) 
     )
 
 
-def _links(config: Config, recorder: Recorder, logged: Logged) -> dict[str, tuple[str, ...]]:
+def _links(
+    config: Config, home: Home, recorder: Recorder, logged: Logged
+) -> dict[str, tuple[str, ...]]:
     """What to show behind each label, a line each: where the run is, and how to look at it."""
     uri = recorder.client.tracking_uri
     look = f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite") else uri
+    if pages := mlflow_pages(home, uri):
+        look = f"{pages}/#/runs/{recorder.run_id}"
     links: dict[str, tuple[str, ...]] = {}
     if logged.version:
         links["Version"] = (f"{config.track.model}/{logged.version}",)
     experiment = f"experiment {config.track.experiment!r}"
     links["MLflow"] = (f"run {recorder.run_id}, {experiment}", without_secrets(look))
     # set for the embedded server, whose pages are gone when the command ends
-    home = os.environ.get("PREFECT_HOME")
-    pages = f"PREFECT_HOME={home} prefect server start" if home else str(flow_run.ui_url)
-    links["Prefect"] = (f"flow run {flow_run.id}, {flow_run.name!r}", without_secrets(pages))
+    folder = os.environ.get("PREFECT_HOME")
+    look = f"PREFECT_HOME={folder} prefect server start" if folder else str(flow_run.ui_url)
+    links["Prefect"] = (f"flow run {flow_run.id}, {flow_run.name!r}", without_secrets(look))
     return links

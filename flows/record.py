@@ -7,8 +7,8 @@ from tasks.engine.config import TrackConfig
 from tasks.engine.errors import RunError, UserError
 from tasks.engine.home import Home
 from tasks.engine.secrets import without_secrets
-from tasks.ledger import Entry, RunFolder, entries, held
-from tasks.record import FINDINGS, Findings, finish_recording
+from tasks.ledger import FINDINGS, Entry, RunFolder, entries, held
+from tasks.record import Findings, finish_recording
 from tasks.tracking import open_run
 
 

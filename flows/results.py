@@ -30,6 +30,19 @@ def show_training(
     trained_rounds: int | None = None,
 ) -> None:
     """The table of metrics, the notes, and where the model and its run are."""
+    show_report(console, report)
+    show_notes(console, notes)
+    console.print()
+    labelled(console, {"Model": summary.model_uri})
+    for line in model_lines(summary, trained_rounds):
+        labelled(console, {"": line})
+    for label, texts in (links or {}).items():
+        for number, text in enumerate(texts):
+            labelled(console, {label if number == 0 else "": text})
+
+
+def show_report(console: Console, report: Report) -> None:
+    """The tables of metrics: by side, with the interval, and by category."""
     console.print()
     console.print(_metrics_table(report))
     console.print()
@@ -48,14 +61,6 @@ def show_training(
         parts = [part for part in report.categories if part.column == column]
         console.print()
         console.print(_slices_table(column, parts))
-    show_notes(console, notes)
-    console.print()
-    _labelled(console, {"Model": summary.model_uri})
-    for line in _model_lines(summary, trained_rounds):
-        _labelled(console, {"": line})
-    for label, texts in (links or {}).items():
-        for number, text in enumerate(texts):
-            _labelled(console, {label if number == 0 else "": text})
 
 
 def show_notes(console: Console, notes: Iterable[str]) -> None:
@@ -95,7 +100,7 @@ def show_check(console: Console, result: "CheckResult", target: str) -> None:
         after = f", none of them left: a checkpoint has all {done:,} that it takes"
     lines["Training"] = f"{amount(result.rounds, 'rounds')}{after}"
     lines["Memory"] = f"{size(result.binned_bytes)} of binned features over all workers"
-    _labelled(console, lines)
+    labelled(console, lines)
 
 
 def _features_table(columns: Iterable["ColumnProfile"]) -> Table:
@@ -112,7 +117,7 @@ def _features_table(columns: Iterable["ColumnProfile"]) -> Table:
         )
         missing = f"{100 * column.missing / column.rows:.1f} %" if column.missing else ""
         kind = column.kind if column.distinct is None else f"{column.kind} of {column.distinct:,}"
-        table.add_row(_name(column.name), kind, missing, *numbers)
+        table.add_row(one_line(column.name), kind, missing, *numbers)
     if len(listed) > FEATURES_SHOWN:
         table.add_row(f"and {len(listed) - FEATURES_SHOWN:,} more")
     return table
@@ -135,7 +140,7 @@ def show_prediction(
     )
 
 
-def _labelled(console: Console, lines: Mapping[str, str]) -> None:
+def labelled(console: Console, lines: Mapping[str, str]) -> None:
     """`Label    text`, never broken: an address stays in one piece for copying."""
     width = max(9, *(len(label) + 2 for label in lines)) if lines else 9
     for label, text in lines.items():
@@ -178,18 +183,18 @@ def _slices_table(column: str, parts: list[Slice]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for part in largest[:CATEGORIES_SHOWN]:
         errors = (figure(value) for value in (part.rmse, part.mae, part.bias))
-        table.add_row(_name(part.value), f"{part.rows:,}", score(part.r2), *errors)
+        table.add_row(one_line(part.value), f"{part.rows:,}", score(part.r2), *errors)
     if len(parts) > CATEGORIES_SHOWN:
         table.add_row(f"and {len(parts) - CATEGORIES_SHOWN} more")
     return table
 
 
-def _name(text: str) -> Text:
+def one_line(text: str) -> Text:
     """On one line, cut where there is no room: the numbers beside it are never cut."""
     return Text(" ".join(text.split()), no_wrap=True, overflow="ellipsis")
 
 
-def _model_lines(summary: Summary, trained_rounds: int | None) -> list[str]:
+def model_lines(summary: Summary, trained_rounds: int | None) -> list[str]:
     """How the model came about, and what it is."""
     made = amount(summary.rounds, "rounds")
     if trained_rounds is not None and trained_rounds > summary.rounds:

@@ -49,7 +49,9 @@ def _fail_in_mlflow(folder: RunFolder, home: Home) -> None:
     if folder.entry.mlflow_run_id is None or folder.entry.tracking_uri != without_secrets(uri):
         return
     try:
-        tracking_client(uri).set_terminated(folder.entry.mlflow_run_id, "FAILED")
+        client = tracking_client(uri)
+        client.set_tag(folder.entry.mlflow_run_id, "cause", DIED)
+        client.set_terminated(folder.entry.mlflow_run_id, "FAILED")
     except (MlflowException, OSError):
         # it is told again by whoever goes on with the run, or finishes its recording
         return

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from datetime import date
 from typing import TYPE_CHECKING
 
+from flows.standing import use_services
 from infra.mlflow_store import MlflowStoreError, prepare_mlflow, quiet_mlflow
 from infra.prefect_server import PrefectServerError, start_embedded_prefect
 from tasks.engine.config import Config
@@ -35,7 +36,7 @@ def run(config: Config, home: Home, day: date, verbose: bool = False) -> "Outcom
         UserError: the input is wrong.
         RunError: a service or the cluster did not come up, or was lost for good.
     """
-    reporter()(Progress("start", 0, 0, ""))
+    reporter()(Progress("start", 0, 0, "", use_services(home)))
     try:
         with (
             start_embedded_prefect(home.local) as server,

@@ -55,6 +55,7 @@ def open_cluster(
     address: str | None = None,
     local_directory: Path | str | None = None,
     dashboard: bool = False,
+    dashboard_port: int = 0,
     start_timeout_s: float = 60,
     worker_ttl_s: float = 25,
     environment: Mapping[str, str] | None = None,
@@ -80,6 +81,7 @@ def open_cluster(
         local_directory: where workers spill, in a folder that is removed at the end, and where
             `dask.log` and `workers.log` are kept. A temporary folder by default.
         dashboard: serve Dask's pages, on loopback, for `local`.
+        dashboard_port: theirs; a free one if 0.
         start_timeout_s: how long to wait for the scheduler and the workers.
         worker_ttl_s: a worker silent for so long is treated as lost.
         environment: variables of the worker processes, there before any library is loaded.
@@ -114,6 +116,7 @@ def open_cluster(
             log_folder=log_folder,
             scratch_folder=scratch,
             dashboard=dashboard,
+            dashboard_port=dashboard_port,
             start_timeout_s=start_timeout_s,
             worker_ttl_s=worker_ttl_s,
             quiet=quiet,

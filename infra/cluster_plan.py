@@ -79,6 +79,7 @@ class ClusterPlan:
     asked: Asked = Asked()
     environment: Mapping[str, str] = field(default_factory=dict)
     gpu: GpuPlan = GpuPlan()
+    dashboard_port: int = 0
 
 
 # Whoever starts the scheduler sets these: what fails or falls silent is our own decision.

@@ -89,7 +89,7 @@ def processes_here(
                 memory_limit=plan.memory_limit,
                 host="127.0.0.1",
                 # Given even without a dashboard: the scheduler's health page would take port 8787.
-                dashboard_address="127.0.0.1:0",
+                dashboard_address=f"127.0.0.1:{plan.dashboard_port}",
                 scheduler_kwargs={"dashboard": plan.dashboard},
                 local_directory=str(plan.scratch_folder),
                 worker_class=PatientNanny,

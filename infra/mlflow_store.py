@@ -67,6 +67,11 @@ def prepare_mlflow(home: Path) -> str:
     """
     if configured := os.environ.get("MLFLOW_TRACKING_URI"):
         return _without_credentials(configured)
+    return prepare_store(home)
+
+
+def prepare_store(home: Path) -> str:
+    """As `prepare_mlflow`, for the store of `home` alone, whatever the environment names."""
     home = home.absolute()
     home.mkdir(parents=True, exist_ok=True)
     database = home / "mlflow.db"

@@ -41,8 +41,10 @@ def main(arguments: list[str]) -> None:
     gc.disable()
     import uvicorn
     from prefect.server.api.server import create_app
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    app = create_app()
+    # A page whose name was made to point here (DNS rebinding) would start flow runs.
+    app = TrustedHostMiddleware(create_app(), allowed_hosts=["127.0.0.1", "localhost"])
     gc.freeze()
     gc.enable()
 

@@ -11,10 +11,8 @@ import http.client
 import importlib.util
 import json
 import os
-import signal
 import socket
 import ssl
-import subprocess
 import sys
 import time
 import urllib.error
@@ -25,15 +23,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from infra.service_process import ServiceError, ServiceProcess
 from infra.start_limit import VARIABLE, StartSettingError, start_limit_s
 
 LOOPBACK = "127.0.0.1"
-POLL_S = 0.05
-STOP_TIMEOUT_S = 8.0
 # A server that the user named is not started by us: it answers soon or the address is wrong.
 CONFIGURED_SERVER_LIMIT_S = 20.0
-LOG_LIMIT_BYTES = 5_000_000
-LOG_TAIL_LINES = 20
 
 # What only a standing server needs. Task runs reach the database through the recorder, which stays.
 _IDLE_SERVICES = (
@@ -59,31 +54,24 @@ class EmbeddedPrefect:
     """
 
     def __init__(
-        self,
-        home: Path,
-        api_url: str,
-        process: subprocess.Popen[bytes] | None,
-        log_start: int,
-        limit_s: float,
+        self, home: Path, api_url: str, process: ServiceProcess | None, limit_s: float = 0.0
     ) -> None:
         self.api_url = api_url
         self.folder = home / "prefect"
         self.results = home / "results"
         self.log_file = self.folder / "server.log"
-        self._process = process
-        self._log_start = log_start
+        self.process = process
         self._limit_s = limit_s
-        self._started_at = time.monotonic()
 
     @property
     def embedded(self) -> bool:
         """Whether the server is ours (then its pages are gone when the command ends)."""
-        return self._process is not None
+        return self.process is not None
 
     @property
     def pid(self) -> int | None:
         """Process id of our own server."""
-        return self._process.pid if self._process is not None else None
+        return self.process.pid if self.process is not None else None
 
     def wait(self) -> str:
         """Wait until the server answers and return the address of its API.
@@ -93,39 +81,26 @@ class EmbeddedPrefect:
                 answered within the limit.
             StartSettingError: `PREFECT_API_URL` is no URL.
         """
-        if self._process is None:
+        if self.process is None:
             _wait_for_configured(self.api_url, self._limit_s)
             return self.api_url
-        port = int(self.api_url.rsplit(":", 1)[1].split("/")[0])
-        deadline = self._started_at + self._limit_s
-        while not _is_healthy(port):
-            if (code := self._process.poll()) is not None:
-                raise PrefectServerError(
-                    f"The embedded Prefect server ended with code {code} before it was ready. "
-                    f"The last lines of {self.log_file}:\n{self._log_tail()}"
-                )
-            if time.monotonic() > deadline:
-                self.stop()
-                raise PrefectServerError(
-                    f"The embedded Prefect server was not ready after "
-                    f"{self._limit_s:g} s ({VARIABLE}). Start one with "
-                    f"`prefect server start` and name it in PREFECT_API_URL, or try again. "
-                    f"The last lines of {self.log_file}:\n{self._log_tail()}"
-                )
-            time.sleep(POLL_S)
+        try:
+            self.process.wait()
+        except ServiceError as error:
+            raise PrefectServerError(str(error)) from error
         return self.api_url
 
     def lost(self) -> str:
         """What to say where the server does not answer any more."""
         kept = "What was done is kept: the same command goes on from there."
-        if self._process is None or (code := self._process.poll()) is None:
+        if self.process is None or (code := self.process.code) is None:
             return (
                 f"The Prefect server at {self.api_url} (PREFECT_API_URL) does not answer any more, "
                 f"however often it is asked (PREFECT_CLIENT_MAX_RETRIES). {kept}"
             )
         return (
-            f"The embedded Prefect server ended with code {code} during the run. {kept} The last "
-            f"lines of {self.log_file}:\n{self._log_tail()}"
+            f"The embedded Prefect server ended with code {code} during the run. {kept} "
+            f"{self.process.last_lines()}"
         )
 
     def environment(self, *, verbose: bool = False) -> dict[str, str]:
@@ -169,17 +144,8 @@ class EmbeddedPrefect:
 
     def stop(self) -> None:
         """End our own server: SIGTERM, and SIGKILL after 8 s. Calling it again does nothing."""
-        process = self._process
-        if process is None or process.returncode is not None:
-            return
-        # A stopped process keeps SIGTERM pending for ever.
-        process.send_signal(signal.SIGCONT)
-        process.terminate()
-        try:
-            process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        if self.process is not None:
+            self.process.stop()
 
     def __enter__(self) -> Self:
         return self
@@ -191,12 +157,6 @@ class EmbeddedPrefect:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
-
-    def _log_tail(self) -> str:
-        with self.log_file.open("rb") as log:
-            log.seek(self._log_start)
-            lines = log.read().decode(errors="replace").splitlines()
-        return "\n".join(lines[-LOG_TAIL_LINES:]) or "(empty)"
 
 
 def start_embedded_prefect(home: Path, *, ui: bool = True) -> EmbeddedPrefect:
@@ -210,25 +170,69 @@ def start_embedded_prefect(home: Path, *, ui: bool = True) -> EmbeddedPrefect:
         PrefectServerError: Prefect is not installed.
     """
     home = home.absolute()
+    folder = _prepare(home)
+    if configured := os.environ.get("PREFECT_API_URL"):
+        return EmbeddedPrefect(home, configured, None, start_limit_s(CONFIGURED_SERVER_LIMIT_S))
+    way_out = (
+        f"({VARIABLE}). Start one with `prefect server start` and name it in "
+        "PREFECT_API_URL, or try again."
+    )
+    database = {
+        "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder / 'prefect.db'}"
+    }
+    environment = _server_environment() | _for_one_command() | database
+    if not ui:
+        environment |= {"PREFECT_UI_ENABLED": "false", "PREFECT__SERVER_EPHEMERAL": "1"}
+    return _start(home, 0, environment, "The embedded Prefect server", start_limit_s(), way_out)
+
+
+def start_standing_prefect(
+    home: Path, *, port: int, database: Mapping[str, str] | None, startup_timeout_s: float
+) -> EmbeddedPrefect:
+    """Start a Prefect server with all its services for `home`, on `port` of loopback; 0 for any.
+
+    Its database is that of the embedded server, unless the variables `database` name another.
+
+    Raises:
+        PrefectServerError: Prefect is not installed.
+        OSError: the port is taken.
+    """
+    home = home.absolute()
+    folder = _prepare(home)
+    environment = _server_environment() | {
+        "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder / 'prefect.db'}",
+        **(database or {}),
+    }
+    return _start(home, port, environment, "Prefect's server", startup_timeout_s, "(--timeout).")
+
+
+def _prepare(home: Path) -> Path:
     folder = home / "prefect"
     folder.mkdir(parents=True, exist_ok=True)
     _write_client_files(folder)
-    if configured := os.environ.get("PREFECT_API_URL"):
-        limit_s = start_limit_s(CONFIGURED_SERVER_LIMIT_S)
-        return EmbeddedPrefect(home, configured, None, 0, limit_s)
+    return folder
+
+
+def _start(
+    home: Path,
+    port: int,
+    environment: Mapping[str, str],
+    name: str,
+    startup_timeout_s: float,
+    way_out: str,
+) -> EmbeddedPrefect:
     if importlib.util.find_spec("prefect") is None:
         raise PrefectServerError(f"Prefect is not installed in {sys.prefix}.")
-
-    limit_s = start_limit_s()
-    log_file = folder / "server.log"
-    if log_file.exists() and log_file.stat().st_size > LOG_LIMIT_BYTES:
-        log_file.replace(log_file.with_suffix(".log.1"))
+    folder = home / "prefect"
     # We bind the port and the server listens on it: no other process can take it in between.
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener, log_file.open("ab") as log:
-        listener.bind((LOOPBACK, 0))
-        api_url = f"http://{LOOPBACK}:{listener.getsockname()[1]}/api"
-        log_start = log.tell()
-        process = subprocess.Popen(
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        if port:
+            # A server that just ended leaves connections behind; one that listens is still in use.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((LOOPBACK, port))
+        port = listener.getsockname()[1]
+        process = ServiceProcess(
+            name,
             [
                 sys.executable,
                 "-P",
@@ -237,49 +241,57 @@ def start_embedded_prefect(home: Path, *, ui: bool = True) -> EmbeddedPrefect:
                 str(os.getpid()),
                 str(folder / "start.lock"),
             ],
-            env=_server_environment(folder, api_url, ui=ui),
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
+            environment={**environment, **_pages(folder, port)},
+            folder=folder,
+            log_file=folder / "server.log",
+            is_ready=lambda: _is_healthy(port),
+            startup_timeout_s=startup_timeout_s,
+            way_out=way_out,
             pass_fds=(listener.fileno(),),
-            # Ctrl-C must not reach the server: the flow still has its last state to tell.
-            start_new_session=True,
         )
-    return EmbeddedPrefect(home, api_url, process, log_start, limit_s)
+    return EmbeddedPrefect(home, f"http://{LOOPBACK}:{port}/api", process)
 
 
-def _server_environment(folder: Path, api_url: str, *, ui: bool) -> dict[str, str]:
+def _server_environment() -> dict[str, str]:
     """Return the server's environment: ours alone decides, not the caller's PREFECT_ variables."""
     kept = [name for name in list(os.environ) if not name.upper().startswith("PREFECT_")]
     # other threads take variables of their own away meanwhile
     variables = {name: value for name in kept if (value := os.environ.get(name)) is not None}
-    variables |= {
-        "PREFECT_HOME": str(folder),
-        "PREFECT_PROFILES_PATH": str(folder / "profiles.toml"),
-        "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder / 'prefect.db'}",
+    return variables | {
         # Several commands may write to one file at once: wait rather than fail.
         "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
         "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+        "PREFECT__SERVER_FINAL": "1",
+    }
+
+
+def _for_one_command() -> dict[str, str]:
+    """Return what spares a server that ends with a command some work."""
+    variables = {
         # Saves 0.5 s on an empty home. Not remembered, so that a standing server on the same
         # home registers them.
         "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
         "PREFECT_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",
-        "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
-        "PREFECT__SERVER_FINAL": "1",
     }
-    variables |= {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _IDLE_SERVICES}
-    if ui:
-        variables |= {
-            "PREFECT_UI_ENABLED": "true",
-            "PREFECT_UI_API_URL": api_url,
-            "PREFECT_UI_STATIC_DIRECTORY": str(folder / "ui"),
-        }
-    else:
-        variables |= {"PREFECT_UI_ENABLED": "false", "PREFECT__SERVER_EPHEMERAL": "1"}
-    return variables
+    return variables | {
+        f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _IDLE_SERVICES
+    }
+
+
+def _pages(folder: Path, port: int) -> dict[str, str]:
+    """Return where the server keeps what is its own, and which pages may speak to it."""
+    own = [f"http://{host}:{port}" for host in (LOOPBACK, "localhost")]
+    return {
+        "PREFECT_HOME": str(folder),
+        "PREFECT_PROFILES_PATH": str(folder / "profiles.toml"),
+        "PREFECT_UI_API_URL": f"{own[0]}/api",
+        "PREFECT_UI_STATIC_DIRECTORY": str(folder / "ui"),
+        # Any page in the user's browser otherwise: flow runs are processes of this user's.
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(own),
+    }
 
 
 def _write_client_files(folder: Path) -> None:

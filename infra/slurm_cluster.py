@@ -14,6 +14,7 @@ from typing import Any
 
 import dask
 from dask_jobqueue import SLURMCluster
+from dask_jobqueue.slurm import SLURMJob
 from distributed import Client
 from distributed.core import Status
 from distributed.security import Security
@@ -36,8 +37,18 @@ ANSWER_S = 30
 CLOSING_LIMIT_S = 15
 
 
+class SlurmJob(SLURMJob):
+    """A job that says when it is closed, which Dask's closing of a cluster insists on."""
+
+    async def close(self) -> None:
+        await super().close()
+        self.status = Status.closed
+
+
 class SlurmJobs(SLURMCluster):
     """A cluster of jobs in which a job that is lost for good is asked for again."""
+
+    job_cls = SlurmJob
 
     def _update_worker_status(self, op: str, msg: Any) -> None:
         # As in WorkerProcesses: Dask's picture of the scheduler lags behind it.
@@ -198,8 +209,5 @@ def _closing(cluster: SlurmJobs) -> Iterator[None]:
     try:
         yield
     finally:
-        for job in cluster._created:
-            if job.status == Status.created:  # never submitted; Dask's closing insists on an end
-                job.status = Status.closed
         with suppress(TimeoutError):
             cluster.close(timeout=CLOSING_LIMIT_S)

@@ -25,6 +25,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 ENTRY = "entry.json"
 LOCK = "alive.lock"
+FINDINGS = "findings.json"
 
 
 class Entry(Frozen):
@@ -81,6 +82,11 @@ def entries(home: Home) -> list[Entry]:
     # a name leads to a folder: it is the one that it was found in
     known = [entry for name, entry in found if entry and entry.name == name]
     return sorted(known, key=lambda entry: entry.started)[::-1]
+
+
+def read_entry(home: Home, entry: Entry, name: str, model: type[_Model]) -> _Model | None:
+    """What a run's folder keeps under `name`, whoever holds it; None where it has nothing whole."""
+    return Home(str(home.local / "runs" / entry.name)).load(model, name)
 
 
 def is_alive(home: Home, entry: Entry) -> bool:

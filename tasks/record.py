@@ -23,13 +23,12 @@ from tasks.engine.progress import Progress, reporter
 from tasks.engine.report import Report
 from tasks.engine.rows import Plan
 from tasks.engine.secrets import with_clean_errors, without_secrets
-from tasks.ledger import RunFolder
+from tasks.ledger import FINDINGS, RunFolder
 from tasks.model import log_model
 from tasks.tracking import Recorded, Recorder
 from tasks.train import Trained
 
 EXAMPLE_ROWS = 3
-FINDINGS = "findings.json"
 PACKAGES = ("boostline", "xgboost", "xgboost-cu13", "dask", "mlflow", "numpy", "pandas", "prefect")
 
 

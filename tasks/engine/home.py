@@ -53,8 +53,14 @@ class Home:
 
     @property
     def local(self) -> Path:
-        """Where this host keeps what can't live on object storage (databases, spools, logs)."""
-        return Path(self.root) if "://" not in self.root else Path(".boostline").absolute()
+        """Where this host keeps what can't live on object storage (databases, spools, logs).
+
+        BOOSTLINE_LOCAL names it, as a worker of Prefect's stands in a folder that goes with the
+        run; `.boostline` here without.
+        """
+        if "://" not in self.root:
+            return Path(self.root)
+        return Path(os.environ.get("BOOSTLINE_LOCAL") or ".boostline").expanduser().absolute()
 
     def path(self, *parts: str) -> str:
         return "/".join([self.root.rstrip("/"), *parts])

@@ -23,7 +23,7 @@ Side = Literal["train", "valid"]
 
 @dataclass(frozen=True)
 class Batch:
-    """n rows: `features` float32 (n, p) in C order, NaN where missing; `label` float64 (n,), the
+    """n rows: `features` float32 (n, p) in any order, NaN where missing; `label` float64 (n,), the
     target itself; `position` uint64 (n,); `weight` float64 (n,) or None.
     """
 

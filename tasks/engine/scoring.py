@@ -117,8 +117,8 @@ class Encoder:
         return [frame.iloc[:, places[name]] for name in self.names]
 
     def encode(self, frame: pd.DataFrame) -> npt.NDArray[np.float32]:
-        """Features of the rows of `frame`: float32, (rows, columns), C order; NaN where a value is
-        missing or a category unseen.
+        """Features of the rows of `frame`: float32, (rows, columns), column by column in memory;
+        NaN where a value is missing or a category unseen.
 
         Args:
             frame: raw columns; any order, further columns are ignored. NumPy, nullable, Arrow,
@@ -128,14 +128,15 @@ class Encoder:
             ValueError: a column is missing, or holds values that are not of its kind, or values
                 that are infinite in 32 bits.
         """
-        shape = (len(frame), len(self.columns))
+        # row by row, every value of a column would touch another line of the processor's cache
+        shape = (len(self.columns), len(frame))
         features = np.empty(shape, dtype=np.float32)
         for place, series in enumerate(self.select(frame)):
             feature = _feature(self.columns[place], series)
             if place == 0:  # made where the frame is: in the host's memory or a GPU's
                 features = np.empty(shape, dtype=np.float32, like=feature)
-            features[:, place] = feature
-        return features
+            features[place] = feature
+        return features.T
 
     def unseen_counts(self, frame: pd.DataFrame) -> dict[str, int]:
         """Rows by category column whose value is there but not in the dictionary."""

@@ -121,7 +121,7 @@ FILES = (
     Row(
         "folders named like day=1",
         "a note: they are no columns",
-        cases("engine/test_sources::test_partition_folders_are_noted", "parquet", "csv"),
+        ("engine/test_sources::test_partition_folders_are_noted",),
     ),
     Row("some row groups empty", "accepted", accepted("empty row groups")),
     Row(

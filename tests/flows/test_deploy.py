@@ -67,7 +67,16 @@ def test_deployed_and_brought_up_to_date(boostline: Boostline, prefect_server: A
     schedules = [(s["schedule"]["cron"], s["schedule"]["timezone"]) for s in found["schedules"]]
     assert schedules == [("30 2 * * *", "Europe/Berlin")]
     assert found["global_concurrency_limit"]["limit"] == 1
-    assert found["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
+    assert found["concurrency_options"]["collision_strategy"] == "ENQUEUE"
+    # dates in a source are those of the schedule's clock
+    dated = [*words, "--pool", "of-one-test", "--set", "data.source=sales/{date:%Y/%m}.csv"]
+    assert boostline(*dated).returncode == 0
+    found = httpx.get(f"{prefect_server.api_url}/deployments/name/boostline-train/houses").json()
+    assert found["parameters"]["config"]["data"] == {
+        "source": f"{boostline.folder}/sales/{{date:%Y/%m}}.csv",
+        "target": "price",
+        "timezone": "Europe/Berlin",
+    }
 
 
 @pytest.mark.slow
@@ -86,9 +95,23 @@ def test_deployed_and_brought_up_to_date(boostline: Boostline, prefect_server: A
             [],
             {"PREFECT_API_URL": ""},
             "PREFECT_API_URL is not set: a schedule needs a Prefect server that stays. Start one "
-            "with `prefect server start`, then: "
+            "with `boostline up` in this home, or with `prefect server start`, then: "
             "export PREFECT_API_URL=http://127.0.0.1:4200/api",
             id="no server",
+        ),
+        pytest.param(
+            ["--notify", "ops"],
+            {},
+            "'ops' names no block. Write its type and its name, as in slack-webhook/ops.",
+            id="no block",
+        ),
+        pytest.param(
+            ["--notify", "slack-webhook/ops"],
+            {},
+            "The Prefect server has no block 'slack-webhook/ops' that notifies. It has none yet. "
+            "Make one on its page Blocks, of the type Slack Webhook, Sendgrid Email or Custom "
+            "Webhook, say.",
+            id="a block that is not there",
         ),
         pytest.param(
             ["--name", "a/b"],
@@ -104,3 +127,17 @@ def test_refused(
     ran = boostline("deploy", *words, **environment)
     assert (ran.returncode, ran.stdout) == (2, "")
     assert ran.stderr.splitlines() == [message]
+
+
+@pytest.mark.slow
+def test_a_server_is_told_to_watch(boostline: Boostline, prefect_server: Any) -> None:
+    for _ in range(2):
+        ran = boostline("watch")
+        assert ran.stdout == "A training without a heartbeat for 100 s is told as crashed.\n"
+    found = httpx.post(f"{prefect_server.api_url}/automations/filter", json={}).json()
+    assert [a["name"] for a in found] == ["boostline: a silent training has crashed"]
+    ran = boostline("watch", "--deployment", "houses")
+    assert (ran.returncode, ran.stderr) == (
+        2,
+        "--deployment says whose runs --notify tells of: name a block with it.\n",
+    )

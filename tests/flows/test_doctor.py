@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
-from flows.doctor import _own_addresses
+from flows.doctor import Finding, _elsewhere
+from flows.reach import own_addresses
+from infra.cluster import EXTRAS
+from tasks.engine.cluster_config import ClusterConfig
 from tests.conftest import Boostline
 from tests.mlflow_server import MlflowServer
 
@@ -19,7 +22,11 @@ def test_all_is_well_with_nothing_set_up(boostline_alone: Boostline) -> None:
     lines = ran.stdout.splitlines()
     assert [line.split()[:2] for line in lines] == [
         ["✓", name]
-        for name in ("Python", "Packages", "XGBoost", "Home", "Disk", "MLflow", "Prefect", "Dask")
+        for name in (
+            *("Python", "Packages", "XGBoost", "GPU", "Machine", "Home", "Disk"),
+            *("MLflow", "Prefect", "Dask"),
+            *["Ports"] * (len(lines) - 10),
+        )
     ]
     assert not boostline_alone.home.exists()
 
@@ -35,7 +42,7 @@ def test_services_that_do_not_answer_are_named(boostline_alone: Boostline) -> No
     assert "s3cret" not in ran.stdout + ran.stderr
 
 
-@pytest.mark.skipif(not _own_addresses(), reason="this host has no address but loopback")
+@pytest.mark.skipif(not own_addresses(), reason="this host has no address but loopback")
 @pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
 def test_a_service_that_is_open_to_others_is_told(
     boostline: Boostline, prefect_server: Any, mlflow_store: Path, tmp_path: Path, host: str
@@ -56,5 +63,21 @@ def test_a_service_that_is_open_to_others_is_told(
         assert ran.returncode == 1
         assert (
             f"✗ MLflow    {server.uri} is open: anyone who reaches "
-            f"{_own_addresses()[0]}:{server.port} may use it"
+            f"{own_addresses()[0]}:{server.port} may use it"
         ) in ran.stdout
+
+
+def test_workers_that_slurm_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("dask_jobqueue", reason="needs the extra `slurm`")
+    cluster = ClusterConfig(kind="slurm", workers=4)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    missing = Finding("Dask", "Slurm's sbatch is not on the PATH", "Run it on a login node.")
+    assert _elsewhere(cluster) == missing
+    (tmp_path / "sbatch").touch(mode=0o755)
+    assert _elsewhere(cluster) == Finding("Dask", "4 jobs of Slurm, started for each run")
+    monkeypatch.setitem(EXTRAS, "slurm", "dask_jobqueue_is_not_here")
+    assert _elsewhere(cluster) == Finding(
+        "Dask",
+        "cluster.kind=slurm needs a package that is not installed",
+        "pip install 'boostline[slurm]'",
+    )

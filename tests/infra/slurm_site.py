@@ -33,7 +33,7 @@ SelectTypeParameters=CR_CPU
 MpiDefault=none
 JobAcctGatherType=jobacct_gather/none
 SlurmdParameters=config_overrides
-NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=4000 State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=16000 State=UNKNOWN
 PartitionName=night Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 

@@ -1,7 +1,10 @@
 """The kind `slurm`, on a real Slurm of one machine: pytest -m long tests/infra/test_slurm.py"""
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +20,7 @@ from infra.slurm_cluster import _cluster
 from tests.conftest import Boostline
 from tests.infra.slurm_site import slurm, squeue
 
+ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ("--set", "cluster.kind=slurm", "--set", "cluster.threads=1", "--set")
 
 
@@ -43,6 +47,37 @@ def test_it_trains_the_bytes_of_a_local_cluster(boostline: Boostline, site: dict
 
 
 @pytest.mark.long
+def test_a_training_that_is_a_job_itself(boostline: Boostline, site: dict[str, str]) -> None:
+    folder = boostline.folder
+    (folder / "demo.toml").write_text('[cluster]\nmemory_limit = "800MiB"\nthreads = 1\n')
+    command = folder / "path" / "boostline"
+    command.parent.mkdir()
+    module = "import sys; from flows.command import main; sys.exit(main())"
+    command.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{module}' \"$@\"\n")
+    command.chmod(0o755)
+    path = f"{command.parent}:{os.environ['PATH']}"
+    submit = [
+        "sbatch",
+        "--wait",
+        "--output=said.txt",
+        str(ROOT / "infra" / "slurm.sh"),
+        "demo.toml",
+    ]
+    done = subprocess.run(
+        [*submit, "--set", "boost.n_estimators=30", "--summary", "summary.json"],
+        env={**boostline.environment, **site, "PATH": path},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=170,
+    )
+    assert done.returncode == 0, (done.stderr, (folder / "said.txt").read_text())
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["workers"], summary["rounds"]) == (2, 30)
+
+
+@pytest.mark.long
 def test_a_lost_job_is_asked_for_again(site: dict[str, str], tmp_path: Path) -> None:
     with open_cluster(
         kind="slurm",
@@ -52,13 +87,17 @@ def test_a_lost_job_is_asked_for_again(site: dict[str, str], tmp_path: Path) -> 
         local_directory=tmp_path,
         start_timeout_s=20,
     ) as client:
-        (worker, nanny), *_ = client.run(lambda: (os.getpid(), os.getppid())).values()
+        gone, (worker, nanny) = next(iter(client.run(_process).items()))
         os.kill(nanny, signal.SIGKILL)
         os.kill(worker, signal.SIGKILL)
         until = time.monotonic() + 60
-        while worker in (pids := list(client.run(os.getpid).values())) or len(pids) < 2:
+        while gone in (there := client.nthreads()) or len(there) < 2:
             assert time.monotonic() < until
             time.sleep(0.5)
+
+
+def _process() -> tuple[int, int]:
+    return os.getpid(), os.getppid()
 
 
 @pytest.mark.long

@@ -21,9 +21,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 # what CPython links to, and the base image therefore has
-LIBRARIES = (
-    "ca-certificates,libbz2-1.0,libffi8,liblzma5,libncursesw6,libreadline8,libsqlite3-0,libssl3"
-)
+LIBRARIES = [
+    *("ca-certificates", "libbz2-1.0", "libffi8", "liblzma5", "libncursesw6", "libreadline8"),
+    *("libsqlite3-0", "libssl3"),
+]
 MINUTES = 25
 
 
@@ -110,6 +111,7 @@ def main() -> None:
     subprocess.run(debian, check=True, timeout=MINUTES * 60)
     shutil.copytree(given.python, folder / "usr/local", symlinks=True, dirs_exist_ok=True)
     root = CleanRoot(folder)
+    root.run(["ldconfig"])
     bound = [Path("/etc/resolv.conf"), *given.bind]
     mounted: list[Path] = []
     try:

@@ -127,6 +127,7 @@ class Site:
             "PREFECT_API_URL": f"http://{self.services_host.address}:{PREFECT}/api",
             "MLFLOW_TRACKING_URI": f"http://{self.services_host.address}:{MLFLOW}",
             "BOOSTLINE_HOME": "s3://boostline/home",
+            "BOOSTLINE_LOCAL": str(self.folder / "local"),
         }
 
     def ask(self, code: str) -> Any:
@@ -288,6 +289,14 @@ def test_it_is_all_on_the_storage(site: Site, night: dict[str, Any]) -> None:
     kinds = {key.split("/")[1] for key in kept["boostline"]}
     assert {"converted", "checkpoints", "models", "profiles"} <= kinds
     assert any(key.endswith("MLmodel") for key in kept["mlflow"])
+
+
+def test_what_cannot_be_on_the_storage_outlives_the_workers_folder(
+    site: Site, night: dict[str, Any]
+) -> None:
+    entries = [json.loads(f.read_text()) for f in site.folder.glob("local/runs/*/entry.json")]
+    (mine,) = (entry for entry in entries if entry["flow_run_id"] == night["id"])
+    assert mine["state"] == "finished" and mine["recorded"]
 
 
 def test_both_workers_took_part(site: Site, night: dict[str, Any]) -> None:
