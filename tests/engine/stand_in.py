@@ -106,6 +106,10 @@ class Array(NDArrayOperatorsMixin):
     shape = property(lambda self: self._host.shape)
     nbytes = property(lambda self: self._host.nbytes)
 
+    @property
+    def T(self) -> "Array":
+        return Array(self._host.T)
+
     def _method(self, name: str, *args: Any) -> "Array":
         _remember(f".{name}", (self, *args), {})
         return Array(np.asarray(getattr(self._host, name)(*args)))
