@@ -108,9 +108,11 @@ def test_what_a_watched_command_leaves_behind_ends_with_it(parent_dies: bool) ->
 
 
 def test_a_command_that_ends_takes_what_it_left_along() -> None:
+    before = set(psutil.Process().children(recursive=True))
     done = subprocess.run(watched([sys.executable, "-c", f"{ORPHAN}sys.exit(5)"], 1.0), check=False)
     assert done.returncode == 5
-    assert not [each for each in psutil.Process().children(recursive=True) if each.is_running()]
+    after = set(psutil.Process().children(recursive=True))
+    assert not [each for each in after - before if each.is_running()]
 
 
 @pytest.mark.parametrize("url", ["mysql://db/x", "postgresql://me@db", "not a url"])

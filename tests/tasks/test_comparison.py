@@ -1,5 +1,6 @@
 """This run beside the last one and the champion, from a real MLflow store."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from tasks import comparison
 Log = Callable[..., str]
 
 
-@pytest.fixture
-def client(mlflow_store: Path) -> MlflowClient:
-    uri = f"sqlite:///{mlflow_store / 'mlflow.db'}"
+@pytest.fixture(scope="module")
+def client(mlflow_store: Path, tmp_path_factory: pytest.TempPathFactory) -> MlflowClient:
+    folder = shutil.copytree(mlflow_store, tmp_path_factory.mktemp("mlflow"), dirs_exist_ok=True)
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
     return MlflowClient(uri, uri)
 
 
