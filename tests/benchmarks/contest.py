@@ -142,7 +142,9 @@ def command() -> list[str]:
 
 
 def home_environment(folder: Path) -> dict[str, str]:
-    return {**clean_environment(), "BOOSTLINE_HOME": str(folder / "home")}
+    """A home in `folder`, and the cache of a user who never ran Boostline before."""
+    places = {"BOOSTLINE_HOME": folder / "home", "XDG_CACHE_HOME": folder / "cache"}
+    return {**clean_environment(), **{name: str(place) for name, place in places.items()}}
 
 
 def measured(
