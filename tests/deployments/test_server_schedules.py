@@ -58,6 +58,7 @@ def _answers(url: str) -> bool:
         return False
 
 
+@pytest.mark.long
 def test_a_schedule_brings_runs(server: str) -> None:
     flow = httpx.post(f"{server}/flows/", json={"name": "boostline-train"}).json()
     nightly = {"cron": "0 3 * * *", "timezone": "Europe/Berlin"}

@@ -157,6 +157,7 @@ def test_a_training_that_does_not_fit_the_workers(boostline: Boostline, table: P
     assert "Give workers more memory (cluster.memory_limit)" in message
 
 
+@pytest.mark.long
 def test_a_training_goes_to_disk(boostline: Boostline, table: Path, undisturbed: Summary) -> None:
     """And goes on there when a worker is killed, whose pages don't outlive it."""
     words = arguments(table, cluster__external_memory="always")

@@ -37,6 +37,7 @@ def test_a_worker_is_killed_in_every_step(
     run.check_not_done_again()
 
 
+@pytest.mark.long
 def test_without_nannies_those_left_go_on(
     boostline: Boostline, table: Path, undisturbed: Summary
 ) -> None:
@@ -54,6 +55,7 @@ def test_without_nannies_those_left_go_on(
     run.check_not_done_again()
 
 
+@pytest.mark.long
 def test_a_frozen_worker_counts_as_lost(
     boostline: Boostline, table: Path, undisturbed: Summary
 ) -> None:

@@ -103,6 +103,7 @@ def small(source: str) -> Config:
     )
 
 
+@pytest.mark.long
 def test_nights(standing_server: str, night: Boostline) -> None:
     from prefect.blocks.notifications import CustomWebhookNotificationBlock
 

@@ -115,6 +115,7 @@ def test_prefect_is_away_for_a_while(
     assert read_flow_run(prefect_server, found.flow_run_id)["state_type"] == "COMPLETED"
 
 
+@pytest.mark.long
 def test_prefects_server_dies(mlflow_store: Path, tmp_path: Path) -> None:
     """Our own one: it is said soon, and the same command goes on."""
     boostline = Boostline(tmp_path, clean_environment(), mlflow_store)

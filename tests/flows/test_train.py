@@ -127,6 +127,7 @@ def test_the_bytes_do_not_depend_on_the_cluster(boostline: Boostline, shared_dat
     assert found[0] == found[1]
 
 
+@pytest.mark.long
 def test_more_rounds_go_on_where_fewer_stopped(boostline: Boostline) -> None:
     alone = boostline.train(BOOSTLINE_HOME=str(boostline.folder / "alone"))
     first = boostline.train("--set", "boost.n_estimators=40")

@@ -322,6 +322,7 @@ def test_with_postgresql_both_keep_all_of_it_there(
     assert PGWORD not in up.output + ran.stdout + ran.stderr + refused.stderr
 
 
+@pytest.mark.long
 def test_ctrl_c_ends_a_deployed_run_too_and_leaves_no_process(up: Up) -> None:
     """The last one: the services are gone after it."""
     boostline, services = up.boostline, up.services

@@ -1,11 +1,12 @@
 """GPUs that are not there, settings that don't fit, and what GPUs do during a run."""
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from distributed import WorkerPlugin
+from distributed import Client, LocalCluster, WorkerPlugin
 
 from flows.places import chosen, cluster_of, device_of
 from infra.cuda_cluster import no_gpu
@@ -56,24 +57,36 @@ def test_settings_that_do_not_fit(settings: dict[str, Any], said: str) -> None:
         ClusterConfig.model_validate(settings)
 
 
+@pytest.fixture(scope="module")
+def two_workers() -> Iterator[Any]:
+    """A cluster of this module's: nobody has ended or stopped any of its workers."""
+    with (
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
 @pytest.mark.slow
-def test_the_workers_say_what_device_they_have(dask_client: Any) -> None:
-    config = ClusterConfig(kind="address", address=dask_client.scheduler.address)
-    assert device_of(dask_client, config) == "cpu"
-    first, *others = sorted(dask_client.nthreads())
-    dask_client.run(as_dask_cuda_does, workers=[first])
+def test_the_workers_say_what_device_they_have(two_workers: Any) -> None:
+    config = ClusterConfig(kind="address", address=two_workers.scheduler.address)
+    assert device_of(two_workers, config) == "cpu"
+    first, *others = sorted(two_workers.nthreads())
+    two_workers.run(as_dask_cuda_does, workers=[first])
     try:
         with pytest.raises(UserError) as caught:
-            device_of(dask_client, config)
+            device_of(two_workers, config)
         assert str(caught.value) == (
-            f"1 of the cluster's 4 workers have a GPU, and {', '.join(others)} none: the workers "
+            f"1 of the cluster's 2 workers have a GPU, and {', '.join(others)} none: the workers "
             "of a training are all of one kind. Start all of them with `dask cuda worker`, or all "
             "with `dask worker`."
         )
-        dask_client.run(as_dask_cuda_does)
-        assert device_of(dask_client, config) == "cuda"
+        two_workers.run(as_dask_cuda_does)
+        assert device_of(two_workers, config) == "cuda"
     finally:
-        dask_client.run(as_before)
+        two_workers.run(as_before)
 
 
 def as_dask_cuda_does(dask_worker: Any) -> None:
@@ -90,13 +103,13 @@ def a_sample() -> dict[str, float]:
 
 
 @pytest.mark.slow
-def test_what_gpus_do_reaches_the_run(dask_client: Any) -> None:
+def test_what_gpus_do_reaches_the_run(two_workers: Any) -> None:
     heard: list[tuple[int, dict[str, float]]] = []
 
     def on_sample(second: int, values: dict[str, float]) -> None:
         heard.append((second, values))
 
-    with watching_gpus(dask_client, on_sample, a_sample, period_s=0.05):
+    with watching_gpus(two_workers, on_sample, a_sample, period_s=0.05):
         until = time.monotonic() + 30
         while len(heard) < 8 and time.monotonic() < until:
             time.sleep(0.05)
