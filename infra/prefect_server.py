@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import http.client
 import importlib.util
-import json
 import os
 import socket
 import sqlite3
@@ -25,6 +24,7 @@ from types import TracebackType
 from typing import Self
 
 from infra.fresh_databases import keep, take
+from infra.prefect_files import write_client_files
 from infra.service_process import ServiceError, ServiceProcess
 from infra.start_limit import VARIABLE, StartSettingError, start_limit_s
 
@@ -229,7 +229,7 @@ def _is_empty(database: sqlite3.Connection) -> bool:
 def _prepare(home: Path) -> Path:
     folder = home / "prefect"
     folder.mkdir(parents=True, exist_ok=True)
-    _write_client_files(folder)
+    write_client_files(folder)
     return folder
 
 
@@ -313,47 +313,6 @@ def _pages(folder: Path, port: int) -> dict[str, str]:
         # Any page in the user's browser otherwise: flow runs are processes of this user's.
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(own),
     }
-
-
-def _write_client_files(folder: Path) -> None:
-    """Write what `environment` refers to: Prefect's logging without a terminal, no profiles."""
-    to_api = {"level": "NOTSET", "handlers": ["api"], "propagate": False}
-    from_settings = {"level": "${PREFECT_LOGGING_LEVEL}"}
-    logging_config = {
-        "version": 1,
-        "disable_existing_loggers": False,
-        "handlers": {
-            "api": {"level": 0, "class": "prefect.logging.handlers.APILogHandler"},
-            "worker_api": {"level": 0, "class": "prefect.logging.handlers.WorkerAPILogHandler"},
-            "file": {
-                "level": "WARNING",
-                "class": "logging.FileHandler",
-                # Prefect fills in $NAMES of its settings: a dollar of the path is doubled.
-                "filename": str(folder / "client.log").replace("$", "$$"),
-                "delay": True,
-            },
-        },
-        "loggers": {
-            # No handler on the root logger, which belongs to the program.
-            "prefect": {**from_settings, "handlers": ["file"], "propagate": False},
-            "prefect.extra": {**from_settings, "handlers": ["api"], "propagate": False},
-            "prefect.flow_runs": to_api,
-            "prefect.task_runs": to_api,
-            "prefect.workers": {**to_api, "handlers": ["worker_api"]},
-            "prefect._internal": {"level": "ERROR"},
-        },
-    }
-    # JSON is YAML.
-    _write_if_changed(folder / "quiet-logging.yml", json.dumps(logging_config, indent=1))
-    _write_if_changed(folder / "profiles.toml", "")
-
-
-def _write_if_changed(path: Path, text: str) -> None:
-    if path.exists() and path.read_text() == text:
-        return
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(text)
-    part.replace(path)
 
 
 def _without_proxy(environment: Mapping[str, str]) -> dict[str, str]:
