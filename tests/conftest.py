@@ -46,7 +46,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     a measurement or a GPU is not shared.
     """
     everything = config.args_source is pytest.Config.ArgsSource.TESTPATHS
-    return 2 if everything and config.option.markexpr == "not long" else 0
+    return 2 if everything and config.option.markexpr in config.getini("addopts") else 0
 
 
 @contextmanager
