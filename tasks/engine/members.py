@@ -332,7 +332,8 @@ def _runs(client: Any, address: str, key: str) -> bool:
         )
     except TimeoutError:
         return True
-    return key in active.get(address, ()) if isinstance(active.get(address, ()), list) else False
+    keys = active.get(address)
+    return key in keys if isinstance(keys, list) else True
 
 
 def _active_keys(dask_worker: Any) -> list[str]:

@@ -79,7 +79,7 @@ def end_processes(client: Any, addresses: Iterable[str]) -> None:
         restart(client, left)
 
 
-def _end_process() -> None:
+async def _end_process() -> None:  # Dask waits for the answer of what is no coroutine
     import os
 
     os._exit(1)

@@ -2,13 +2,14 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tasks.engine.errors import RunError
-from tasks.engine.workers import each
+from tasks.engine.workers import ANSWER_S, each, end_processes
 
 
 def square(number: int, flag: str) -> int:
@@ -44,3 +45,17 @@ def test_a_call_that_loses_every_worker(dask_client: Any) -> None:
         "6 workers died while reading the piece. Give them more memory (cluster.memory_limit) or "
         "write smaller row groups."
     )
+
+
+def test_a_worker_that_hangs_in_its_task_is_ended_at_once(dask_client: Any) -> None:
+    """By its own hand: its nanny would take 4 s longer, and there may be none."""
+    dask_client.wait_for_workers(4, timeout=30)
+    address = min(dask_client.run(os.getpid))
+    hung = dask_client.submit(time.sleep, 600, workers=[address], pure=False)
+    while not dask_client.processing()[address]:
+        time.sleep(0.05)
+    began = time.monotonic()
+    end_processes(dask_client, [address])
+    assert address not in dask_client.scheduler_info(n_workers=-1)["workers"]
+    assert time.monotonic() - began < ANSWER_S
+    hung.cancel()

@@ -153,14 +153,14 @@ def running(boostline: Boostline, *words: str, **environment: str) -> Iterator[R
     """`boostline train` with these words; killed at the end if it still runs."""
     summary = boostline.folder / "summary.json"
     summary.unlink(missing_ok=True)
-    process = boostline.start("train", "--summary", str(summary), *words, **environment)
     home = Path(environment.get("BOOSTLINE_HOME", boostline.home))
-    run = Run(process, home, summary)
-    try:
-        yield run
-    finally:
-        if process.poll() is None:
-            run.kill()
+    with boostline.start("train", "--summary", str(summary), *words, **environment) as process:
+        run = Run(process, home, summary)
+        try:
+            yield run
+        finally:
+            if process.poll() is None:
+                run.kill()
 
 
 def finished(home: Path) -> dict[str, tuple[int, int]]:
