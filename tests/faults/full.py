@@ -44,7 +44,10 @@ VICTIMS = (
     "frozen worker",
     "scheduler",
     "flow",
+    "flow, by Ctrl-C",
 )
+# What ends the flow's own process, and the code that it ends with.
+SIGNALS = {"flow": (signal.SIGKILL, -signal.SIGKILL), "flow, by Ctrl-C": (signal.SIGINT, 130)}
 # A busy host keeps healthy workers silent for longer, too.
 TTL_S = 4 * RUN_LIMIT_S / 170
 HEADER = ("", "moment", "victim", "bins", "recovered in", "rounds redone", "same bytes", "note")
@@ -112,7 +115,7 @@ def strike(point: Point, boostline: Boostline, table: Path, undisturbed: Summary
             before, began = pieces(run.home), time.monotonic()
             run.remember()
             _hit(point, run, cluster)
-            if point.victim not in ("flow", "scheduler"):
+            if point.victim != "scheduler" and point.victim not in SIGNALS:
                 outcome.recovered_s = _next_piece(run, before, began)
             code = run.end()
         if code == 0:
@@ -162,8 +165,8 @@ def _cluster(boostline: Boostline, point: Point, name: str) -> Iterator[Address 
 def _hit(point: Point, run: Run, cluster: Address | None) -> None:
     if run.process.poll() is not None:
         return
-    if point.victim == "flow":
-        run.process.send_signal(signal.SIGKILL)
+    if point.victim in SIGNALS:
+        run.process.send_signal(SIGNALS[point.victim][0])
     elif point.victim == "scheduler":
         assert cluster is not None
         cluster.scheduler.kill()
@@ -189,9 +192,9 @@ def _redone(output: str) -> str:
 
 
 def _check_told(point: Point, run: Run) -> None:
-    """Only a run whose scheduler or own process died may end before its end."""
-    if point.victim == "flow":
-        assert run.process.returncode == -signal.SIGKILL, run.error
+    """Only a run whose scheduler or own process was hit may end before its end."""
+    if point.victim in SIGNALS:
+        assert run.process.returncode == SIGNALS[point.victim][1], run.error
         return
     assert point.victim == "scheduler" and run.process.returncode == 1, run.error
     assert "The connection to the Dask scheduler" in run.error.splitlines()[-1], run.error
