@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 from xgboost.core import XGBoostError
-from xgboost.tracker import RabitTracker
 
 from tasks.engine.boost import BoostSpec, round_metrics
 from tasks.engine.checkpoints import History
 from tasks.engine.dataset import Frozen
 from tasks.engine.errors import UserError
 from tasks.engine.memory import MatrixOptions
+from tasks.engine.tracker import Tracker, TrackerError
 from tasks.engine.workers import ANSWER_S, POLL_S, alive_workers, end_processes, restart
 
 PREFIX = "boostline-"  # of the names of a group's tasks
@@ -118,36 +118,32 @@ def _tracker_host(client: Any, options: GroupOptions) -> str:
     return scheduler if scheduler.startswith("127.") else str(get_ip(scheduler))
 
 
-def start_tracker(client: Any, members: int, options: GroupOptions) -> Any:
+def start_tracker(client: Any, members: int, options: GroupOptions) -> Tracker | None:
     """None for a worker on its own, which needs no group.
 
     Raises:
         UserError: the address is not this host's, or its port is taken.
+        Lost: it died.
     """
     if members == 1:
         return None
     host, port = _tracker_host(client, options), options.tracker_port
     try:
-        tracker = RabitTracker(
-            n_workers=members,
-            host_ip=host,
-            port=port,
-            sortby="task",
-            timeout=int(options.form_timeout),
-        )
-    except XGBoostError as error:
+        return Tracker(members, host, port, int(options.form_timeout))
+    except TrackerError as error:
         cause = re.search(r"system error:(.+)", str(error))
+        if cause is None:
+            raise Lost((), f"XGBoost's tracker did not start: {error}") from None
         raise UserError(
             f"XGBoost's tracker can't listen on {host}, port {port or 'any'} "
-            f"(cluster.tracker_host, cluster.tracker_port): "
-            f"{cause[1].strip() if cause else _first_line([error])}. Name an address of this host "
-            "that workers reach, and a free port or 0."
+            f"(cluster.tracker_host, cluster.tracker_port): {cause[1].strip()}. Name an address of "
+            "this host that workers reach, and a free port or 0."
         ) from None
-    tracker.start()
-    return tracker
 
 
-def member_arguments(tracker: Any, rank: int, options: GroupOptions) -> dict[str, Any] | None:
+def member_arguments(
+    tracker: Tracker | None, rank: int, options: GroupOptions
+) -> dict[str, Any] | None:
     if tracker is None:
         return None
     return {
@@ -262,7 +258,9 @@ def _first_line(errors: Sequence[BaseException | None]) -> str:
     return lines[-1].removeprefix("- ") if lines else "no reason given"
 
 
-def end_group(client: Any, futures: dict[str, Any], tracker: Any, options: GroupOptions) -> None:
+def end_group(
+    client: Any, futures: dict[str, Any], tracker: Tracker | None, options: GroupOptions
+) -> None:
     """Leaves no task of the group running, whatever state its members are in.
 
     Cancelled members end at their next round, and take the others along. One that waits for a
@@ -274,12 +272,14 @@ def end_group(client: Any, futures: dict[str, Any], tracker: Any, options: Group
             return
         client.cancel(list(futures.values()), force=True)
         pending = _still_at_work(client, pending, options.end_timeout / 2)
-        _free(tracker)
+        if tracker is not None:
+            tracker.free()
         pending = _still_at_work(client, pending, options.end_timeout / 2)
         if pending:
             end_processes(client, pending)
     finally:
-        _free(tracker)
+        if tracker is not None:
+            tracker.free()
 
 
 def free_of_others(client: Any, members: Sequence[str], options: GroupOptions) -> None:
@@ -339,10 +339,3 @@ def _runs(client: Any, address: str, key: str) -> bool:
 def _active_keys(dask_worker: Any) -> list[str]:
     with dask_worker.active_threads_lock:
         return [str(key) for key in dask_worker.active_threads.values()]
-
-
-def _free(tracker: Any) -> None:
-    """Closes the tracker's port; it complains when the group did not end in order."""
-    if tracker is not None:
-        with suppress(XGBoostError):
-            tracker.free()

@@ -22,10 +22,10 @@ from multiprocessing.queues import SimpleQueue
 from typing import Any
 
 import numpy as np
-from xgboost.tracker import RabitTracker
 
 from tasks.engine.boost import BoostSpec, boost_segment
 from tasks.engine.matrix import Batch, Float32, Sides
+from tasks.engine.tracker import Tracker
 from tests.benchmarks.report import machine, text
 from tests.benchmarks.tables import friedman
 
@@ -110,18 +110,17 @@ def measured(workers: int) -> list[float]:
     """Bytes per round, of every worker."""
     spawn = multiprocessing.get_context("spawn")
     told: SimpleQueue[float] = spawn.SimpleQueue()
-    tracker = RabitTracker(n_workers=workers, host_ip="127.0.0.1", sortby="task", timeout=120)
-    tracker.start()
-    arguments = dict(tracker.worker_args())
+    tracker = Tracker(workers, "127.0.0.1", port=0, timeout=120)
     shared = spec(workers)
     members = [
-        spawn.Process(target=member, args=(rank, shared, arguments, told))
+        spawn.Process(target=member, args=(rank, shared, tracker.worker_args(), told))
         for rank in range(workers)
     ]
     for each in members:
         each.start()
     for each in members:
         each.join()
+    tracker.free()
     if any(each.exitcode for each in members):
         raise SystemExit(f"a worker ended with codes {[each.exitcode for each in members]}")
     return [told.get() for _ in members]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import xgboost as xgb
 from distributed import Client, LocalCluster
@@ -249,6 +250,26 @@ def test_a_killed_worker(dask_client: Any, tmp_path: Path) -> None:
     assert [event.round for event in events if event.kind == "round"] == list(range(1, 61))
     lost = next(event for event in events if event.kind == "lost")
     assert "left the cluster" in lost.note and len(lost.workers) == 1
+
+
+def test_the_tracker_is_killed(dask_client: Any, tmp_path: Path) -> None:
+    """As XGBoost itself does, when a worker is lost while the two talk: the driver goes on."""
+    wait_for_workers(dask_client)
+    reference, _ = alone(made.spec(), False, made.store(tmp_path / "alone"))
+    events: list[Event] = []
+    killed: list[int] = []
+
+    def on_event(event: Event) -> None:
+        events.append(event)
+        if event.kind == "round" and event.round == 7:
+            for child in psutil.Process().children():
+                if any(word.endswith("/tracker.py") for word in child.cmdline()):
+                    killed.append(child.pid)
+                    child.kill()
+
+    result = run(dask_client, tmp_path / "killed", events, on_event=on_event)
+    assert len(killed) == 1
+    assert (result.model_sha256, result.recoveries) == (reference, 0), events
 
 
 @pytest.mark.slow

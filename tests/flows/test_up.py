@@ -110,7 +110,7 @@ def up(alone: Boostline) -> Iterator[Up]:
         yield started
     finally:
         started.process.kill()
-        started.process.wait()
+        started.process.communicate()
 
 
 def test_killed_while_it_starts_it_leaves_no_process(alone: Boostline, tmp_path: Path) -> None:
@@ -316,7 +316,7 @@ def test_with_postgresql_both_keep_all_of_it_there(
         assert left(up.processes(), within_s=3) == []
     finally:
         up.process.kill()
-        up.process.wait()
+        up.process.communicate()
     for file in [*boostline_alone.home.rglob("*.log"), *boostline_alone.home.rglob("*.json")]:
         assert PGWORD not in file.read_text(), file
     assert PGWORD not in up.output + ran.stdout + ran.stderr + refused.stderr
