@@ -15,12 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, singledispatch
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import xgboost as xgb
+
+if TYPE_CHECKING:  # who only refuses a table does without
+    import xgboost as xgb
 
 Kind = Literal["number", "bool", "category", "time", "duration", "decimal"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -165,7 +167,7 @@ class Scorer:
     def __init__(
         self,
         encoder: Encoder,
-        booster: xgb.Booster,
+        booster: "xgb.Booster",
         mean: float,
         *,
         threads: int = 0,
@@ -225,6 +227,8 @@ class Scorer:
         Raises:
             TamperedModelError: a file is missing or is not the one that was saved.
         """
+        import xgboost as xgb
+
         contents = _verified(Path(folder), manifest_sha256)
         stored = json.loads(contents[ENCODER_FILE])
         encoder = Encoder(tuple(Column(**column) for column in stored["columns"]))
