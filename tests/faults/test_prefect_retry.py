@@ -41,9 +41,10 @@ def test_a_retry_goes_on_in_the_same_mlflow_run(
         "PREFECT_HOME": str(boostline.folder / "prefect"),
     }
     prefect = [sys.executable, "-m", "prefect"]
+    deploy = ["--no-prompt", "deploy", "--prefect-file"]
     for command in (
         ["work-pool", "create", "boostline", "--type", "process", "--overwrite"],
-        ["--no-prompt", "deploy", "--prefect-file", "deployments/prefect.yaml", "--all"],
+        [*deploy, "deployments/prefect.yaml", "--name", "nightly-cpu"],
     ):
         subprocess.run(
             [*prefect, *command], cwd=ROOT, env=environment, check=True, capture_output=True
