@@ -36,6 +36,7 @@ from tasks.engine.matrix import (
     reference_matrix,
 )
 from tasks.engine.memory import Share, place_of
+from tasks.engine.round_error import RoundErrors, round_errors
 
 # A target whose largest deviation is that many standard deviations is too coarse when shifted.
 HEAVY_TAIL = 256
@@ -263,9 +264,10 @@ def _boost(
     train, valid = built.train, built.valid
     objective = SquaredError(spec, scale, built.rows) if spec.own_objective else None
     saves = _saves(train.num_row())
-    progress = _Progress(spec, start, objective, saves, save, on_round, check_stop)
-    evals = [(train, "train")] + ([(valid, "valid")] if valid is not None else [])
-    _train(spec, scale, threads, train, evals, objective, progress)
+    sides = {"train": train} if valid is None else {"train": train, "valid": valid}
+    errors = round_errors(sides, spec.device)
+    progress = _Progress(spec, start, objective, errors, saves, save, on_round, check_stop)
+    _train(spec, scale, threads, train, objective, progress)
     return Segment(progress.last if saves else None, train.num_row(), progress.device)
 
 
@@ -283,7 +285,6 @@ def _train(
     scale: LabelScale,
     threads: int,
     train: Any,
-    evals: list[tuple[Any, str]],
     objective: SquaredError | None,
     progress: "_Progress",
 ) -> None:
@@ -309,7 +310,7 @@ def _train(
             {**params, "seed": (spec.seed + chunk) % 2**31},
             train,
             end - begin,
-            evals=evals,
+            evals=progress.errors.evals(),
             obj=objective,
             verbose_eval=False,
             xgb_model=bytearray(progress.raw) if progress.raw else None,
@@ -328,6 +329,7 @@ class _Progress(xgb.callback.TrainingCallback):
         spec: BoostSpec,
         start: Checkpoint | None,
         objective: SquaredError | None,
+        errors: RoundErrors,
         saves: bool,
         save: Callable[[Checkpoint], None],
         on_round: OnRound,
@@ -337,6 +339,7 @@ class _Progress(xgb.callback.TrainingCallback):
         self.history = start.history if start else History()
         self.raw: bytes | None = start.raw if start else None
         self.last = start
+        self.errors = errors
         self.saves = saves
         self.device: Device = spec.device
         self._begin = 0
@@ -358,10 +361,8 @@ class _Progress(xgb.callback.TrainingCallback):
     def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
         if epoch == 0:
             self.device = checked_device(model, self.spec.device)
-        valid = evals_log["valid"]["rmse"][-1] if "valid" in evals_log else None
-        self.history = self.history.with_round(
-            _rounded(evals_log["train"]["rmse"][-1]), None if valid is None else _rounded(valid)
-        )
+        rmse = {side: _rounded(x) for side, x in self.errors.rmse(model, evals_log).items()}
+        self.history = self.history.with_round(rmse["train"], rmse.get("valid"))
         done = self.history.rounds
         if self.saves:
             self._on_round(done, round_metrics(self.spec, self.history, done))
@@ -384,4 +385,4 @@ class _Progress(xgb.callback.TrainingCallback):
 
 
 def _rounded(value: float) -> float:
-    return float(f"{float(value):.{SIGNIFICANT_DIGITS}g}")
+    return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
