@@ -9,18 +9,18 @@ import json
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.logging import get_run_logger
 
 REQUEST_SECONDS = 10.0
 END_SECONDS = 5.0
-GAP_SECONDS = 1.0  # between two contents
+GAP_SECONDS = 3.0  # between two contents
 _PAUSE_SECONDS = 2.0
 
 _log = logging.getLogger(__name__)
@@ -46,6 +46,8 @@ class Pages:
         self._flow_run_id = UUID(flow_run_id)
         self._waiting: dict[str, Page] = {}
         self._made: dict[str, UUID] = {}
+        self._clients = ExitStack()
+        self._client: SyncPrefectClient | None = None
         self._changed = threading.Condition()
         self._closing = threading.Event()
         self._given_up = threading.Event()
@@ -73,6 +75,10 @@ class Pages:
             return list(self._waiting)
 
     def _send_all(self) -> None:
+        with self._clients:
+            self._send_until_closed()
+
+    def _send_until_closed(self) -> None:
         while not self._given_up.is_set():
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closing.is_set())
@@ -84,6 +90,9 @@ class Pages:
             except Exception as error:  # noqa: BLE001
                 # whatever it is, it is about a page: the run goes on
                 _log.debug("Prefect did not take %s: %s", page.key, error)
+                # the next one is another's: a client whose server went away may not find it again
+                self._client = None
+                self._clients.close()
                 self._given_up.wait(_PAUSE_SECONDS)
                 continue
             with self._changed:
@@ -94,23 +103,26 @@ class Pages:
     def _send(self, page: Page) -> None:
         # Prefect's own form of a table is JSON within JSON
         data = json.dumps(page.data) if page.kind == "table" else page.data
-        # a client of its own each time: one whose server went away may not find it again
-        with get_client(sync_client=True, httpx_settings={"timeout": REQUEST_SECONDS}) as client:
-            if made := self._made.get(page.key):
-                client.update_artifact(
-                    made, ArtifactUpdate(data=data, description=page.description)
-                )
-                return
-            artifact = client.create_artifact(
-                ArtifactCreate(
-                    key=page.key,
-                    type=page.kind,
-                    data=data,
-                    description=page.description,
-                    flow_run_id=self._flow_run_id,
-                )
+        if self._client is None:
+            settings = {"timeout": REQUEST_SECONDS}
+            self._client = self._clients.enter_context(
+                get_client(sync_client=True, httpx_settings=settings)
             )
-            self._made[page.key] = artifact.id
+        if made := self._made.get(page.key):
+            self._client.update_artifact(
+                made, ArtifactUpdate(data=data, description=page.description)
+            )
+            return
+        artifact = self._client.create_artifact(
+            ArtifactCreate(
+                key=page.key,
+                type=page.kind,
+                data=data,
+                description=page.description,
+                flow_run_id=self._flow_run_id,
+            )
+        )
+        self._made[page.key] = artifact.id
 
 
 @contextmanager

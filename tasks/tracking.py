@@ -47,7 +47,11 @@ _MLFLOW_SETTINGS = {
 }
 _NO_SUCH_RUN = "RESOURCE_DOES_NOT_EXIST"
 _PAUSES = (0.25, 0.5, 1.0, 2.0, 5.0)
-_LINGER = 0.1  # seconds that events are gathered before a batch is sent
+# Seconds that events are gathered before a batch is sent: the longer, the longer the last one
+# took, so that sending takes a fiftieth of the time at the most.
+_LINGER = 0.1
+_LONGEST_LINGER = 5.0
+_LINGER_SHARE = 50
 
 _log = logging.getLogger(__name__)
 
@@ -141,6 +145,7 @@ class Recorder:
         self._pending: deque[Event] = deque(spool.unconfirmed())
         self._changed = threading.Condition()
         self._closing = False
+        self._flushing = 0
         self._given_up = threading.Event()
         self._refused = 0
         self._cause: str | None = None
@@ -234,7 +239,10 @@ class Recorder:
     def flush(self, timeout: float = 30.0) -> Recorded:
         """Wait until MLflow has confirmed everything so far, at most `timeout` seconds."""
         with self._changed:
+            self._flushing += 1
+            self._changed.notify_all()
             self._changed.wait_for(lambda: not self._pending, timeout)
+            self._flushing -= 1
         return self.state()
 
     def state(self) -> Recorded:
@@ -298,18 +306,20 @@ class Recorder:
             self._changed.notify_all()
 
     def _send_all(self) -> None:
-        failures = 0
+        failures, linger = 0, _LINGER
         while not self._given_up.is_set():
             with self._changed:
                 self._changed.wait_for(lambda: self._pending or self._closing)
                 if not self._pending:
                     return
-                if not self._closing:
-                    self._changed.wait_for(lambda: self._closing, _LINGER)
+                self._changed.wait_for(lambda: self._closing or self._flushing, linger)
                 batch = next_batch(self._pending)
+            began = time.monotonic()
             try:
                 refused = list(self._refusals(batch))
                 failures = 0
+                linger = max(_LINGER, (time.monotonic() - began) * _LINGER_SHARE)
+                linger = min(linger, _LONGEST_LINGER)
             except Exception as error:  # noqa: BLE001
                 # whatever it is, what is spooled must not be lost with this thread
                 self._cause = without_secrets(f"{type(error).__name__}: {error}")
