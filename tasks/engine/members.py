@@ -231,8 +231,7 @@ def _cause(client: Any, futures: dict[str, Any], options: GroupOptions) -> BaseE
         time.sleep(POLL_S)
     if gone:
         return Lost(gone, f"{', '.join(gone)} left the cluster")
-    errors = [future.exception() for future in futures.values() if future.status == "error"]
-    return Lost((), f"the workers lost each other ({_first_line(errors)})")
+    return Lost((), f"the workers lost each other ({_reason(futures)})")
 
 
 def _own_errors(futures: dict[str, Any]) -> list[BaseException]:
@@ -253,9 +252,14 @@ def _is_collective(message: str) -> bool:
     return any(word in message for word in ("/collective/", "allreduce", "allgather", "rabit"))
 
 
-def _first_line(errors: Sequence[BaseException | None]) -> str:
+def _reason(futures: dict[str, Any]) -> str:
+    """XGBoost's own, which it gives in lines with a dash, or what else is known of the members."""
+    errors = [future.exception() for future in futures.values() if future.status == "error"]
     lines = [line for error in errors for line in str(error).splitlines() if line.startswith("- ")]
-    return lines[-1].removeprefix("- ") if lines else "no reason given"
+    if lines:
+        return lines[-1].removeprefix("- ")
+    states = [f"{address} {future.status}" for address, future in futures.items()]
+    return ", ".join([*states, *(repr(error) for error in errors)])
 
 
 def end_group(
