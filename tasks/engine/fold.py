@@ -1,7 +1,7 @@
 """Fold over row groups: map a summary over them, merge in their order.
 
-Batches and bundles are cut by the data alone, never by the cluster, and merged left to right, so
-an answer is the same to the last bit on any number of workers.
+Batches and bundles are cut by the data alone, never by the cluster, and merged with their
+neighbours, so an answer is the same to the last bit on any number of workers.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -89,7 +89,7 @@ def fold(
         Whatever `summarise` raises.
     """
     calls = [(bundle,) for bundle in bundles(row_groups)]
-    return reduce(merge, mapped(client, _Merged(summarise, merge), calls, on_progress))
+    return _together(merge, mapped(client, _Merged(summarise, merge), calls, on_progress))
 
 
 def fold_bundles(
@@ -101,7 +101,14 @@ def fold_bundles(
 ) -> Summary:
     """As `fold`, for a `summarise` that takes a whole bundle: neighbouring batches of any files."""
     calls = [(bundle,) for bundle in bundles(row_groups)]
-    return reduce(merge, mapped(client, summarise, calls, on_progress))
+    return _together(merge, mapped(client, summarise, calls, on_progress))
+
+
+def _together(merge: Callable[[Summary, Summary], Summary], parts: list[Summary]) -> Summary:
+    """Pair by pair: a summary that grows with the rows is copied a few times, not for each part."""
+    while len(parts) > 1:
+        parts = [reduce(merge, parts[i : i + 2]) for i in range(0, len(parts), 2)]
+    return parts[0]
 
 
 def mapped(

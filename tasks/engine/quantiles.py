@@ -68,10 +68,11 @@ class Counts:
             count[place] += other.count
             return Counts(self.prefix, count)
         both = np.concatenate([self.prefix, other.prefix])
-        prefix, at = np.unique(both, return_inverse=True)
-        count = np.zeros(len(prefix), dtype=np.int64)
-        np.add.at(count, at, np.concatenate([self.count, other.count]))
-        return Counts(prefix, count)
+        order = np.argsort(both, kind="stable")  # which merges runs that are in order already
+        both = both[order]
+        starts = np.flatnonzero(np.concatenate([[True], both[1:] != both[:-1]]))
+        count = np.concatenate([self.count, other.count])[order]
+        return Counts(both[starts], np.add.reduceat(count, starts))
 
 
 @dataclass
