@@ -22,6 +22,15 @@ ANSWER_S = 5.0
 END_WORKER_S = 15.0
 
 
+def workers_of(client: Any) -> dict[str, Any]:
+    """What the scheduler knows of its workers, by address.
+
+    `client.scheduler_info` may return the client's own periodic answer, without any worker.
+    """
+    workers: dict[str, Any] = client.sync(client.scheduler.identity, n_workers=-1)["workers"]
+    return workers
+
+
 @contextmanager
 def watching(client: Client, plan: ClusterPlan) -> Iterator[None]:
     """While the block runs, silent workers are ended, and a cluster that is of no use any more.

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 from distributed import Client
 
 from infra.cluster_plan import ClusterPlan
+from infra.cluster_watch import workers_of
 
 # An idle worker is given back after so many looks of a second each: a new one takes as long.
 PATIENCE_LOOKS = 30
@@ -75,7 +76,7 @@ def at_full_size(client: Client) -> Iterator[None]:
         return
     growth.hold()
     until = time.monotonic() + growth.limit_s
-    while len(client.scheduler_info(n_workers=-1)["workers"]) < growth.most:
+    while len(workers_of(client)) < growth.most:
         if time.monotonic() > until:
             break
         time.sleep(POLL_S)

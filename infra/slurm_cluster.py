@@ -28,7 +28,7 @@ from infra.cluster_plan import (
     as_variables,
     worker_variables,
 )
-from infra.cluster_watch import watching
+from infra.cluster_watch import watching, workers_of
 from infra.growing import growing
 
 COMMANDS = ("sbatch", "scancel", "squeue")
@@ -85,7 +85,7 @@ def open_slurm(plan: ClusterPlan) -> Iterator[Client]:
             client.wait_for_workers(plan.workers, timeout=plan.start_timeout_s)
         except TimeoutError as error:
             # A busy queue starts jobs one by one: those that run can begin.
-            if not client.scheduler_info(n_workers=-1)["workers"]:
+            if not workers_of(client):
                 raise ClusterError(_no_worker(cluster, plan)) from error
         stack.enter_context(watching(client, plan))
         stack.enter_context(growing(client, cluster, plan))

@@ -12,6 +12,7 @@ from tasks import comparison, description
 from tasks.engine.config import Config
 from tasks.engine.progress import Progress
 from tasks.engine.secrets import without_secrets
+from tasks.engine.workers import alive_workers
 from tasks.figures import amount, duration
 from tasks.pages import Page, Pages
 from tasks.plots import small
@@ -47,7 +48,7 @@ def log_places(
     log = get_run_logger()
     place = page or f"{recorder.run_id} in {without_secrets(recorder.client.tracking_uri)}"
     log.info("MLflow run: %s", place)
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    workers = alive_workers(client).values()
     threads = sum(int(worker["nthreads"]) for worker in workers)
     kind = config.cluster.kind
     log.info(

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 from mlflow.exceptions import MlflowException
 
+from tasks.engine.workers import alive_workers
 from tasks.tracking import Recorder
 
 # MLflow's own variables
@@ -81,7 +82,7 @@ def driver_sample(driver: psutil.Process) -> dict[str, float]:
 def worker_sample(client: Any) -> dict[str, float]:
     """Of all workers together, and of the one with most memory; empty without a scheduler."""
     try:
-        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+        workers = alive_workers(client).values()
     except Exception:  # noqa: BLE001
         # Dask's client raises what its loop does; the run itself will tell of a lost scheduler
         return {}

@@ -24,6 +24,7 @@ from tasks.engine.progress import Progress, reporter
 from tasks.engine.rows import Plan
 from tasks.engine.scoring import Encoder, Scorer
 from tasks.engine.secrets import with_clean_errors
+from tasks.engine.workers import alive_workers
 from tasks.figures import amount, figure, rows_of, score
 
 Rounds = Callable[[int, dict[str, float]], None]
@@ -109,7 +110,7 @@ def train_model(
         best_rounds=result.best_rounds,
         resumed_from_round=result.resumed_from_round,
         recoveries=result.recoveries,
-        workers=max(result.workers, len(client.scheduler_info(n_workers=-1)["workers"])),
+        workers=max(result.workers, len(alive_workers(client))),
         device=result.device,
         gains={plan.names[int(name[1:])]: gain for name, gain in gains.items()},
         matrix=None if result.external is None else "external" if result.external else "memory",

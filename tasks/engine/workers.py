@@ -41,7 +41,9 @@ def alive_workers(client: Any) -> dict[str, Any]:
     """
     check_connected(client)
     try:
-        return dict(client.scheduler_info(n_workers=-1)["workers"])
+        # `client.scheduler_info` returns what the client's own periodic question, which leaves the
+        # workers out, may have put in the answer's place: a group was given up for it
+        return dict(client.sync(client.scheduler.identity, n_workers=-1)["workers"])
     except (OSError, RuntimeError, AttributeError):
         time.sleep(POLL_S)  # the client learns a moment later what became of the connection
         check_connected(client)

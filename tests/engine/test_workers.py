@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from tasks.engine.errors import RunError
-from tasks.engine.workers import ANSWER_S, each, end_processes
+from tasks.engine.workers import ANSWER_S, alive_workers, each, end_processes
 
 
 def square(number: int, flag: str) -> int:
@@ -59,3 +60,21 @@ def test_a_worker_that_hangs_in_its_task_is_ended_at_once(dask_client: Any) -> N
     assert address not in dask_client.scheduler_info(n_workers=-1)["workers"]
     assert time.monotonic() - began < ANSWER_S
     hung.cancel()
+
+
+def test_who_is_there_whatever_the_client_asks_beside(dask_client: Any) -> None:
+    """Dask's client asks the scheduler for itself now and then, and for no workers."""
+    dask_client.wait_for_workers(4, timeout=30)
+    ended = threading.Event()
+
+    def ask() -> None:
+        while not ended.is_set():
+            dask_client.sync(dask_client._update_scheduler_info)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        assert [len(alive_workers(dask_client)) for _ in range(300)] == [4] * 300
+    finally:
+        ended.set()
+        asking.join()
