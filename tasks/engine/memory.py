@@ -31,7 +31,7 @@ ENDED = 0.95
 # What batches may be kept in between XGBoost's reads, where there is room: a share of the limit,
 # or without a limit a plain amount. Reading and scaling them again takes an eighth of the time that
 # XGBoost spends on finding their bins, so memory is worth more.
-CACHE_SHARE = 1 / 48
+CACHE_SHARE = 1 / 64
 CACHE_BYTES = 256 << 20
 # Measured with XGBoost 3.2.0, peaks of resident memory. Per row: label, margin, gradient, hessian
 # and place in the tree; an objective of our own also has positions, weights and 64 bits.

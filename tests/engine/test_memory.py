@@ -121,7 +121,7 @@ def test_what_workers_died_of(mode: ExternalMemory, message: str) -> None:
     ("limit", "taken", "bytes_"),
     [
         pytest.param(None, 10 * GB, 256 << 20, id="no limit"),
-        pytest.param(48 * MB, 10 * MB, MB, id="a share"),
+        pytest.param(64 * MB, 10 * MB, MB, id="a share"),
         pytest.param(GB, 890 * MB, 10 * MB, id="what is left"),
         pytest.param(GB, 2 * GB, 0, id="nothing left"),
     ],
