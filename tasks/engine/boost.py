@@ -35,7 +35,7 @@ from tasks.engine.matrix import (
     open_cache,
     reference_matrix,
 )
-from tasks.engine.memory import Share, place_of
+from tasks.engine.memory import Share, give_back, place_of
 from tasks.engine.round_error import RoundErrors, round_errors
 
 # A target whose largest deviation is that many standard deviations is too coarse when shifted.
@@ -261,6 +261,7 @@ def _boost(
     on_round: OnRound,
     check_stop: Callable[[], None],
 ) -> Segment:
+    give_back()  # the batches
     train, valid = built.train, built.valid
     objective = SquaredError(spec, scale, built.rows) if spec.own_objective else None
     saves = _saves(train.num_row())

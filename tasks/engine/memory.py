@@ -5,6 +5,7 @@ memory) the pages are read in every round and the workers keep what is one numbe
 per row. The model's bytes are the same, so each training takes what fits.
 """
 
+import ctypes
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -281,6 +282,16 @@ def place_of(share: Share, need: Need, tell: Callable[[str], None]) -> Iterator[
             # whose traceback holds the matrices: XGBoost complains where pages went before them
             clear_frames(error.__traceback__)
             raise
+
+
+def give_back() -> None:
+    """Freed memory goes back to the system, by the page: boosting takes none of it in such pieces.
+
+    For where workers keep what they freed; without glibc nothing happens.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _any_member(wanted: bool) -> bool:
