@@ -80,8 +80,11 @@ class Only:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
 
-    def scheduler_info(self, **kwargs: Any) -> dict[str, Any]:
-        workers = self._client.scheduler_info(**kwargs)["workers"]
+    def sync(self, ask: Any, *words: Any, **more: Any) -> Any:
+        answer = self._client.sync(ask, *words, **more)
+        if not isinstance(answer, dict) or "workers" not in answer:
+            return answer
+        workers = answer["workers"]
         return {"workers": {key: workers[key] for key in sorted(workers)[: self._count]}}
 
 
