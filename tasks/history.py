@@ -16,7 +16,8 @@ from tasks.engine.dataset import Frozen
 from tasks.engine.errors import UserError, listing, nearest
 from tasks.engine.report import Report
 from tasks.engine.summary import Summary
-from tasks.tracking import Recorder, flattened
+from tasks.sending import flattened
+from tasks.tracking import Recorder
 
 OUTCOME = "outcome.json"
 REPORT = "report.json"

@@ -5,6 +5,7 @@ import json
 import posixpath
 import re
 from collections import deque
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mlflow import MlflowClient
@@ -28,6 +29,15 @@ def entity_name(name: str) -> str:
         taken = taken.replace("/", "_").replace("..", "__") or "_"
         taken = taken if taken != "." else "_"
     return taken if taken == name else f"{taken}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+
+
+def flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Leaves of nested mappings by dotted name."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from flattened(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def is_refusal(error: Exception) -> bool:

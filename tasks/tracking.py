@@ -24,7 +24,7 @@ from mlflow.exceptions import MlflowException
 
 from tasks.engine.errors import RunError
 from tasks.engine.secrets import without_secrets
-from tasks.sending import entity_name, is_refusal, next_batch, send
+from tasks.sending import entity_name, flattened, is_refusal, next_batch, send
 from tasks.spool import Event, Spool
 
 if TYPE_CHECKING:  # a run without plots needs no matplotlib
@@ -47,11 +47,8 @@ _MLFLOW_SETTINGS = {
 }
 _NO_SUCH_RUN = "RESOURCE_DOES_NOT_EXIST"
 _PAUSES = (0.25, 0.5, 1.0, 2.0, 5.0)
-# Seconds that events are gathered before a batch is sent: the longer, the longer the last one
-# took, so that sending takes a fiftieth of the time at the most.
-_LINGER = 0.1
-_LONGEST_LINGER = 5.0
-_LINGER_SHARE = 50
+# Seconds that events are gathered before a batch is sent: 50 times what the last one took.
+_LINGER, _LONGEST_LINGER, _LINGER_SHARE = 0.1, 5.0, 50
 
 _log = logging.getLogger(__name__)
 
@@ -318,8 +315,8 @@ class Recorder:
             try:
                 refused = list(self._refusals(batch))
                 failures = 0
-                linger = max(_LINGER, (time.monotonic() - began) * _LINGER_SHARE)
-                linger = min(linger, _LONGEST_LINGER)
+                took = time.monotonic() - began
+                linger = max(_LINGER, min(took * _LINGER_SHARE, _LONGEST_LINGER))
             except Exception as error:  # noqa: BLE001
                 # whatever it is, what is spooled must not be lost with this thread
                 self._cause = without_secrets(f"{type(error).__name__}: {error}")
@@ -355,15 +352,6 @@ class Recorder:
                     return
             for part in parts:
                 yield from self._refusals(part)
-
-
-def flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of nested mappings by dotted name."""
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from flattened(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _answered(request: Callable[[], str], where: str, timeout: float) -> str:

@@ -97,6 +97,8 @@ def test_same_bytes(
     threads, _ = alone(spec, weighted, made.store(tmp_path / "t"), threads=2)
     mixed, _ = alone(spec, weighted, made.store(tmp_path / "p"), made.ROW_GROUPS[::-1])
     assert threads == first and mixed == first
+    told = made.store(tmp_path / "1").latest(spec.n_estimators, spec.column_chunk)
+    assert told is not None
     for workers in (2, 4):
         result = train(
             Only(dask_client, workers),
@@ -107,6 +109,7 @@ def test_same_bytes(
             made.store(tmp_path / f"w{workers}"),
         )
         assert result.model_sha256 == first
+        assert result.history == told.history
         assert result.workers == workers and result.recoveries == 0
 
 

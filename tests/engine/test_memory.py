@@ -1,5 +1,8 @@
 """Where binned features go: by numbers, with a message where they go nowhere."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -264,6 +267,31 @@ def test_the_pages_go_when_it_fails(
         )
     assert not list(tmp_path.iterdir())
     assert "cache file" not in capfd.readouterr().err
+
+
+KEEPS = """
+import numpy, psutil
+from tasks.engine.memory import give_back
+blocks = [numpy.ones(1 << 16) for _ in range(400)]
+above = numpy.ones(1 << 16)  # so that the heap can't simply end lower
+del blocks
+held = psutil.Process().memory_info().rss
+give_back()
+print(held - psutil.Process().memory_info().rss)
+"""
+
+
+def test_freed_memory_is_given_back() -> None:
+    """200 MB of them, in a process that keeps what it freed, as workers do."""
+    keeps = {"MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_MMAP_THRESHOLD_": "1000000000"}
+    ran = subprocess.run(
+        [sys.executable, "-c", KEEPS],
+        env={**os.environ, **keeps},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert int(ran.stdout) > 150 * MB
 
 
 def test_the_folder_is_there_as_long_as_it_is_used(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The RMSE of every round beside XGBoost's own, over one worker and over several."""
+"""The RMSE of every round beside XGBoost's own; over several workers: `test_boost.py`."""
 
 from pathlib import Path
 from typing import Any

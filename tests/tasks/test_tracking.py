@@ -122,6 +122,15 @@ def test_everything_arrives(store: MlflowClient, tmp_path: Path) -> None:
     assert not (tmp_path / "spool").exists()
 
 
+def test_who_asks_for_everything_does_not_wait_for_more_of_it(
+    store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.tracking._LINGER", 60.0)
+    with opened(store, tmp_path / "spool") as recorder:
+        recorder.metrics({"r2": 0.5}, 1)
+        assert recorder.flush(10).complete
+
+
 def test_recording_does_not_wait_for_the_store(store: MlflowClient, tmp_path: Path) -> None:
     with opened(store, tmp_path / "spool") as recorder:
         started = time.monotonic()
