@@ -244,6 +244,7 @@ def boost_segment(
                 keeps_rows=spec.own_objective,
                 pages=place.pages,
             ),
+            place.copies,
             save,
             on_round,
             check_stop,
@@ -257,6 +258,7 @@ def _boost(
     threads: int,
     start: Checkpoint | None,
     built: Matrices,
+    copies: bool,
     save: Callable[[Checkpoint], None],
     on_round: OnRound,
     check_stop: Callable[[], None],
@@ -266,7 +268,7 @@ def _boost(
     objective = SquaredError(spec, scale, built.rows) if spec.own_objective else None
     saves = _saves(train.num_row())
     sides = {"train": train} if valid is None else {"train": train, "valid": valid}
-    errors = round_errors(sides, spec.device)
+    errors = round_errors(sides, copies=copies)
     progress = _Progress(spec, start, objective, errors, saves, save, on_round, check_stop)
     _train(spec, scale, threads, train, objective, progress)
     return Segment(progress.last if saves else None, train.num_row(), progress.device)

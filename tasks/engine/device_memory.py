@@ -112,6 +112,10 @@ class DeviceRoom(Room):
             "memory (cluster.memory_limit), or spread the rows over more GPUs."
         )
 
+    def copies_margins(self, need: Need) -> bool:
+        """Never: they are far away from the host, and XGBoost's own metric is quick on a GPU."""
+        return False
+
     def check_page(self, need: Need, free: int) -> None:
         """The host's memory was looked at before the first page: XGBoost takes it at once."""
 

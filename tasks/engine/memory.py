@@ -22,6 +22,7 @@ from xgboost import collective
 from tasks.engine.dataset import Frozen
 from tasks.engine.errors import RunError
 from tasks.engine.matrix import Float32, Pages, Schema
+from tasks.engine.round_error import COPIED_BYTES
 from tasks.engine.workers import megabytes
 
 ExternalMemory = Literal["auto", "always", "never"]
@@ -47,6 +48,8 @@ PAGE_OVERHEAD = 1.15
 # What is kept free of a disk that others write to as well, and pages that are not written yet.
 SPARE_BYTES = 32 << 20
 PAGE_ROWS = 131_072
+# Copies of labels and margins make a round's RMSE quick: they may take so much of the limit.
+COPIES_SHARE = 1 / 32
 LEAST_PAGE_ROWS = 4_096
 PAGE_SHARE = 1 / 32
 PAGES_AHEAD = 4
@@ -208,6 +211,10 @@ class Room:
             return CACHE_BYTES
         return max(0, min(int(CACHE_SHARE * self.limit), int(FILLED * self.limit) - taken))
 
+    def copies_margins(self, need: Need) -> bool:
+        """Whether every round may copy the rows' labels and margins (`round_error`)."""
+        return self.limit is None or COPIED_BYTES * need.rows <= COPIES_SHARE * self.limit
+
 
 BOUNDLESS = Room()
 
@@ -238,15 +245,19 @@ class Share:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the matrices go: pages on disk, or None for memory; `cache` bytes for batches."""
+    """Where the matrices go: pages on disk, or None for memory; `cache` bytes for batches;
+    whether labels and margins may be copied.
+    """
 
     pages: Pages | None
     cache: int
+    copies: bool
 
 
 @contextmanager
 def place_of(share: Share, need: Need, tell: Callable[[str], None]) -> Iterator[Place]:
-    """Decides, inside the group: when one member's share does not fit, all use the disk.
+    """Decides, inside the group: when one member's share does not fit, all use the disk, and where
+    one member lacks the memory for copies, none makes them.
 
     So the group takes one path through XGBoost, and what is said of the run is one thing. `tell`
     gets a sentence from a member whose own share goes to disk. The folder is removed at the end.
@@ -257,9 +268,10 @@ def place_of(share: Share, need: Need, tell: Callable[[str], None]) -> Iterator[
     room, mode = share.room, share.options.external
     held = room.held()
     own = room.prefers_disk(mode, need, held)
+    copies = not _any_member(not room.copies_margins(need))
     if not _any_member(own):
         batches = room.cache(held + need.matrix + need.batch)
-        yield Place(None, batches)
+        yield Place(None, batches, copies)
         return
     room.check_memory(need, held)
     with TemporaryDirectory(
@@ -277,7 +289,7 @@ def place_of(share: Share, need: Need, tell: Callable[[str], None]) -> Iterator[
         after_loss = share.options.after_loss
         batches = 0 if after_loss else room.cache(held + need.batch + need.state)
         try:
-            yield Place(pages, batches)
+            yield Place(pages, batches, copies)
         except BaseException as error:
             # whose traceback holds the matrices: XGBoost complains where pages went before them
             clear_frames(error.__traceback__)
