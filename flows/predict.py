@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -14,9 +15,11 @@ from typing import Any
 from uuid import uuid4
 
 import fsspec
+import psutil
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
+from dask.system import CPU_COUNT
 
 from flows.places import check_let_in, chosen, client_of, cluster_of, device_of, store_of
 from infra.mlflow_store import quiet_mlflow
@@ -24,14 +27,20 @@ from tasks.engine.cluster_config import ClusterConfig
 from tasks.engine.config import DataConfig
 from tasks.engine.dataset import Dataset
 from tasks.engine.errors import UserError, listing, nearest, unknown_column
-from tasks.engine.fold import BATCH_ROWS
+from tasks.engine.fold import BATCH_ROWS, batches
 from tasks.engine.frames import open_input
 from tasks.engine.home import Home
 from tasks.engine.ingest import ingest
+from tasks.engine.memory import BATCH_BYTES
 from tasks.engine.predictions import Part, Predictions, ScorerRef, predict_table
 from tasks.engine.progress import Progress, reporter
 from tasks.engine.scoring import Encoder, TamperedModelError
 from tasks.engine.secrets import referred
+
+# Workers of this host take some seconds to start: about as long as so many values take here.
+VALUES_SCORED_HERE = 1 << 29
+# Python's own part of a batch runs on one thread at a time.
+MOST_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -51,8 +60,8 @@ def run(
 
     `model` is a URI (`models:/…`) or a registered name, with a version or an alias behind it
     (`houses/3`, `houses@champion`) or without (its latest version). `out` ends in `.parquet` or
-    `.csv` (`.csv.gz`), or is a folder for Parquet parts. A table of one batch is scored in this
-    process.
+    `.csv` (`.csv.gz`), or is a folder for Parquet parts. What this process scores sooner than
+    workers of this host would start is scored here.
 
     Raises:
         UserError: there is no such model, the table lacks columns of it, `out` can't be written.
@@ -68,9 +77,11 @@ def run(
         dataset = ingest(data, home)
         keep = dataset.names if list(keep) == ["all"] else list(keep)
         _check_columns(dataset, encoder, keep)
-        client = None
-        if dataset.rows > BATCH_ROWS:
-            place, _ = chosen(cluster)
+        place, _ = chosen(cluster)
+        client: Any
+        if _scored_here(dataset, place, len(encoder.names) + len(keep)):
+            client = stack.enter_context(_threads(dataset, len(encoder.names) + len(keep)))
+        else:
             client = stack.enter_context(cluster_of(place, home, referred(data.source)))
             scorer = replace(scorer, device=device_of(client, place))
         folder = mkdtemp(prefix="scored-", dir=_scratch(home))
@@ -91,6 +102,20 @@ def run(
         unseen=_seen_to_be_new(found),
         seconds=time.monotonic() - started,
     )
+
+
+def _scored_here(dataset: Dataset, place: ClusterConfig, columns: int) -> bool:
+    values = dataset.rows * columns
+    return dataset.rows <= BATCH_ROWS or (place.kind == "local" and values <= VALUES_SCORED_HERE)
+
+
+def _threads(dataset: Dataset, columns: int) -> ThreadPoolExecutor:
+    """As many as this process may use processors, and as batches fit half of the free memory."""
+    sizes = [sum(group.rows for group in batch) for batch in batches(dataset.row_groups())]
+    largest = max(sizes, default=0) * columns * BATCH_BYTES
+    room = psutil.virtual_memory().available // 2 // max(1, largest)
+    count = max(1, min(CPU_COUNT, MOST_THREADS, room))
+    return ThreadPoolExecutor(count, thread_name_prefix="predict")
 
 
 def _seen_to_be_new(found: Predictions) -> dict[str, int]:

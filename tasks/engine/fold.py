@@ -5,6 +5,7 @@ neighbours, so an answer is the same to the last bit on any number of workers.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Generic, TypeVar
@@ -79,9 +80,9 @@ def fold(
 ) -> Summary:
     """The merged summary of all batches of row groups.
 
-    `client` is a Dask client, or None to run here. `summarise` takes a batch (neighbouring row
-    groups of one file) and must be picklable, as `merge` must be. `on_progress` gets rows done and
-    rows in all.
+    `client` is a Dask client, a pool of threads of this process, or None for no other thread.
+    `summarise` takes a batch (neighbouring row groups of one file) and must be picklable, as
+    `merge` must be. `on_progress` gets rows done and rows in all.
 
     Raises:
         ValueError: there are no row groups.
@@ -144,10 +145,26 @@ def _results(
         for index, call in enumerate(calls):
             yield index, function(*call)
         return
+    if isinstance(client, Executor):
+        yield from _on_threads(client, function, calls)
+        return
     for outcome in each(client, function, calls, lambda i: _named(calls[i][0])):
         if outcome.error is not None:
             raise outcome.error
         yield outcome.number, outcome.value
+
+
+def _on_threads(
+    pool: Executor, function: Callable[..., Summary], calls: Sequence[tuple[Any, ...]]
+) -> Iterator[tuple[int, Summary]]:
+    """As `_results`; what has not begun when one fails, or nobody asks for more, never does."""
+    futures = {pool.submit(function, *call): index for index, call in enumerate(calls)}
+    try:
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    finally:
+        for future in futures:
+            future.cancel()
 
 
 def _rows(bundle: Bundle) -> int:

@@ -1,5 +1,6 @@
 """Scoring with a recorded model: the same numbers everywhere, the same bytes on any cluster."""
 
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,7 @@ def test_what_cannot_be_predicted_is_refused(
     assert "Traceback" not in ran.stderr
 
 
-def test_the_parts_are_the_same_on_a_cluster(
+def test_the_parts_are_the_same_on_threads_and_on_a_cluster(
     tmp_path: Path, dask_client: Any, boostline: Boostline, shared_data: Path
 ) -> None:
     data = str(shared_data / "diamonds.csv")
@@ -105,10 +106,11 @@ def test_the_parts_are_the_same_on_a_cluster(
     dataset = ingest(config.data, Home(str(tmp_path / "home")))
     columns = scorer.load().encoder.names
     found = []
-    for name, client in (("here", None), ("there", dask_client)):
-        made = predict_table(
-            client, dataset.row_groups(), columns, ["price"], scorer, str(tmp_path / name)
-        )
-        assert len(made.parts) == 6
-        found.append([Path(part.uri).read_bytes() for part in made.parts])
-    assert found[0] == found[1]
+    with ThreadPoolExecutor(3) as threads:
+        for name, client in (("here", None), ("threads", threads), ("there", dask_client)):
+            made = predict_table(
+                client, dataset.row_groups(), columns, ["price"], scorer, str(tmp_path / name)
+            )
+            assert len(made.parts) == 6
+            found.append([Path(part.uri).read_bytes() for part in made.parts])
+    assert found[0] == found[1] == found[2]
