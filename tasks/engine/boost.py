@@ -37,6 +37,7 @@ from tasks.engine.matrix import (
 )
 from tasks.engine.memory import Share, give_back, place_of
 from tasks.engine.round_error import RoundErrors, round_errors
+from tasks.engine.row_order import WORTH_ROUNDS, in_order
 
 # A target whose largest deviation is that many standard deviations is too coarse when shifted.
 HEAVY_TAIL = 256
@@ -223,6 +224,9 @@ def boost_segment(
         share = share or Share()
         need = share.need(sample, schema, spec.max_bin, spec.own_objective)
         del sample
+        rounds = spec.n_estimators - (start.rounds if start else 0)
+        if rounds >= WORTH_ROUNDS and share.room.orders_rows(need):
+            sources = in_order(sources, schema, threads)
         if group:
             with new_listeners_on_loopback(str(group["dmlc_tracker_uri"])):
                 stack.enter_context(collective.CommunicatorContext(**group))

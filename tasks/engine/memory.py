@@ -50,6 +50,7 @@ SPARE_BYTES = 32 << 20
 PAGE_ROWS = 131_072
 # Copies of labels and margins make a round's RMSE quick: they may take so much of the limit.
 COPIES_SHARE = 1 / 32
+ORDERED_ROWS = 131_072
 LEAST_PAGE_ROWS = 4_096
 PAGE_SHARE = 1 / 32
 PAGES_AHEAD = 4
@@ -210,6 +211,10 @@ class Room:
         if self.limit is None:
             return CACHE_BYTES
         return max(0, min(int(CACHE_SHARE * self.limit), int(FILLED * self.limit) - taken))
+
+    def orders_rows(self, need: Need) -> bool:
+        """Whether train rows are sorted (`row_order`): fewer lie in the processor's caches."""
+        return need.rows >= ORDERED_ROWS
 
     def copies_margins(self, need: Need) -> bool:
         """Whether every round may copy the rows' labels and margins (`round_error`)."""
