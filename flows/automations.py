@@ -1,12 +1,16 @@
 """What a standing Prefect server does by itself: a silent run is told as crashed, and a run that
 went wrong is told to people. Putting an automation there again changes the one that is there."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
+from typing import TypeVar
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.events.actions import ChangeFlowRunState, SendNotification
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
@@ -15,7 +19,10 @@ from prefect.settings import PREFECT_UI_URL, get_current_settings
 from flows.states import DIED
 from tasks.engine.errors import UserError, listing, nearest
 
+Item = TypeVar("Item")
+
 FLOW = "boostline-train"
+PAGE = 100  # of what the server lists at once; it allows 200
 WATCH = "boostline: a silent training has crashed"
 HEARTBEAT = "prefect.flow-run.heartbeat"
 WATCHED = "boostline-watched"
@@ -73,8 +80,7 @@ def watch_silent_runs() -> None:
         actions=[ChangeFlowRunState(state=StateType.CRASHED, message=DIED)],
     )
     with get_client(sync_client=True) as client:
-        if not client.read_automations_by_name(WATCH):
-            client.create_automation(watch)
+        _put(watch, client)
 
 
 def tell_of_wrong_runs(blocks: Sequence[str], deployment: str | None = None) -> str:
@@ -120,12 +126,20 @@ def tell_of_wrong_runs(blocks: Sequence[str], deployment: str | None = None) -> 
             ),
             actions=[*actions],
         )
-        known = client.read_automations_by_name(name)
-        if known:
-            client.update_automation(known[0].id, telling)
-        else:
-            client.create_automation(telling)
+        _put(telling, client)
     return name
+
+
+def _put(automation: AutomationCore, client: SyncPrefectClient) -> None:
+    """In the place of the one of its name, where it differs."""
+    known = client.read_automations_by_name(automation.name)
+    if not known:
+        client.create_automation(automation)
+    elif (
+        AutomationCore(**known[0].model_dump(include=set(AutomationCore.model_fields)))
+        != automation
+    ):
+        client.update_automation(known[0].id, automation)
 
 
 def check_blocks(blocks: Sequence[str]) -> None:
@@ -144,7 +158,7 @@ def _block_id(block: str, client: SyncPrefectClient) -> UUID:
         )
     documents = [
         (f"{document.block_type.slug}/{document.name}", document)
-        for document in client.read_block_documents(include_secrets=False)
+        for document in _all(partial(client.read_block_documents, include_secrets=False))
         if document.block_type and document.block_schema
     ]
     notifying = [
@@ -169,8 +183,24 @@ def _deployment_id(name: str, client: SyncPrefectClient) -> UUID:
     try:
         return client.read_deployment_by_name(f"{FLOW}/{name}").id
     except ObjectNotFound:
-        known = [found.name for found in client.read_deployments()]
+        known = [found.name for found in deployments_of(client)]
         there = f"There are: {listing(known)}." if known else "It has none yet."
         raise UserError(
             f"The Prefect server has no deployment {FLOW}/{name}.{nearest(name, known)} {there}"
         ) from None
+
+
+def deployments_of(client: SyncPrefectClient) -> list[DeploymentResponse]:
+    """The server's deployments of the train flow."""
+    of_flow = FlowFilter(name=FlowFilterName(any_=[FLOW]))
+    return _all(partial(client.read_deployments, flow_filter=of_flow))
+
+
+def _all(read: Callable[..., list[Item]]) -> list[Item]:
+    """Of a list that the server gives in pages."""
+    found: list[Item] = []
+    while page := read(limit=PAGE, offset=len(found)):
+        found += page
+        if len(page) < PAGE:
+            break
+    return found

@@ -37,8 +37,15 @@ def deploy(
         ),
     ] = None,
     pool: Annotated[
-        str, typer.Option("--pool", metavar="POOL", help="Work pool whose worker runs it.")
-    ] = "boostline",
+        str | None,
+        typer.Option(
+            "--pool",
+            metavar="POOL",
+            show_default=False,
+            help="Work pool whose worker runs it: boostline, or with cluster.kind=cuda "
+            "boostline-gpu, which runs one at a time.",
+        ),
+    ] = None,
     notify: Notify = None,
     settings: Set = None,
     data: Data = None,

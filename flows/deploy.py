@@ -18,6 +18,9 @@ from tasks.engine.sources import is_file_path
 
 ENTRYPOINT = "flows.pipeline.train_flow"
 SHOWN_TIMES = 3
+POOL = "boostline"
+# GPUs have one limit over all deployments: this pool's.
+GPU_POOL = "boostline-gpu"
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Deployed:
 def deploy(
     config: Config,
     name: str,
-    pool: str,
+    pool: str | None,
     cron: str,
     timezone: str,
     home: Home,
@@ -45,7 +48,8 @@ def deploy(
     """Makes the deployment `boostline-train/<name>`, or brings it up to date.
 
     Dates in the source are those of the schedule's time zone, where the configuration names no
-    other. `notify` are the blocks that are told of runs that went wrong.
+    other. `notify` are the blocks that are told of runs that went wrong. A pool that is not there
+    is made; the one for GPUs runs one training at a time.
 
     Raises:
         UserError: the schedule, the name, the source or a block can't be deployed.
@@ -67,6 +71,7 @@ def deploy(
     from flows.automations import check_blocks, tell_of_wrong_runs
 
     check_blocks(notify)
+    pool = pool or (GPU_POOL if config.cluster.kind == "cuda" else POOL)
     made = _make_pool(pool)
     _apply(name, pool, cron, timezone, parameters)
     if notify:
@@ -78,7 +83,10 @@ def deploy(
         made_pool=made,
         timezone=timezone,
         times=tuple(next_times(cron, timezone, SHOWN_TIMES, now)),
-        notes=tuple(told(clock_changes(cron, timezone, now), timezone)),
+        notes=(
+            *told(clock_changes(cron, timezone, now), timezone),
+            *_also_training(config.track.model, name),
+        ),
         notified=tuple(notify),
     )
 
@@ -165,9 +173,36 @@ def _make_pool(name: str) -> bool:
         try:
             client.read_work_pool(name)
         except ObjectNotFound:
-            client.create_work_pool(WorkPoolCreate(name=name, type="process"))
+            limit = 1 if name == GPU_POOL else None
+            client.create_work_pool(
+                WorkPoolCreate(name=name, type="process", concurrency_limit=limit)
+            )
             return True
     return False
+
+
+def _also_training(model: str | None, name: str) -> list[str]:
+    """A note where other deployments train the same model: each waits for its own runs alone."""
+    if not model:
+        return []
+    from prefect.client.orchestration import get_client
+
+    from flows.automations import deployments_of
+
+    with get_client(sync_client=True) as client:
+        others = [
+            other.name
+            for other in deployments_of(client)
+            if other.name != name
+            and (other.parameters.get("config") or {}).get("track", {}).get("model") == model
+        ]
+    if not others:
+        return []
+    return [
+        f"The model {model!r} (track.model) is trained by {listing(sorted(others))}, too, and "
+        "their runs don't wait for each other. Put them at other hours, or name one of the models "
+        "otherwise."
+    ]
 
 
 def _apply(name: str, pool: str, cron: str, timezone: str, parameters: dict[str, Any]) -> None:

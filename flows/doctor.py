@@ -12,7 +12,9 @@ from importlib.util import find_spec
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+import fsspec
 import psutil
+from packaging.requirements import Requirement
 
 from flows.reach import ANSWER_SECONDS, bare, port_of, reached_from_outside, status
 from flows.standing import UP, in_place, mlflow_of, prefect_of, standing
@@ -63,7 +65,14 @@ def _installation() -> Iterator[Finding]:
         "" if supported else f"Use one of Python {', '.join(PYTHONS)}: python3.12 -m venv .venv",
     )
     there = {name: found for name in PACKAGES if (found := _version(name))}
-    yield Finding("Packages", ", ".join(f"{name} {found}" for name, found in there.items()))
+    wrong = [f"{name} {found or 'is missing'}" for name, found in _unfit()]
+    yield Finding(
+        "Packages",
+        f"not what Boostline needs: {', '.join(wrong)}"
+        if wrong
+        else ", ".join(f"{name} {found}" for name, found in there.items()),
+        "pip install -c constraints.txt -e ." if wrong else "",
+    )
     boosters = [f"{name} {found}" for name in XGBOOSTS if (found := _version(name))]
     remedy = ""
     if len(boosters) != 1:
@@ -72,6 +81,17 @@ def _installation() -> Iterator[Finding]:
             f"{' '.join(XGBOOSTS)}, then pip install -c constraints.txt -e ."
         )
     yield Finding("XGBoost", ", ".join(boosters) or "not installed", remedy)
+
+
+def _unfit() -> Iterator[tuple[str, str | None]]:
+    """Packages that are missing, or of a version that Boostline does not take."""
+    for line in importlib.metadata.requires("boostline") or ():
+        needed = Requirement(line)
+        if needed.marker and not needed.marker.evaluate({"extra": ""}):
+            continue
+        found = _version(needed.name)
+        if found is None or not needed.specifier.contains(found, prereleases=True):
+            yield needed.name, found
 
 
 def _version(name: str) -> str | None:
@@ -91,13 +111,26 @@ def _home(home: Home) -> Iterator[Finding]:
         probe.unlink()
     except OSError as error:
         remedy = f"It can't be written ({error.strerror}): set BOOSTLINE_HOME to a folder of yours."
-    yield Finding("Home", str(home.root), remedy)
+    if "://" in home.root:
+        remedy = remedy or _unreached(home.root)
+    yield Finding("Home", without_secrets(home.root), remedy)
     free = shutil.disk_usage(above).free
     yield Finding(
         "Disk",
         f"{free / 1e9:,.1f} GB free",
         "" if free >= LEAST_FREE_BYTES else "Make room: boostline clean --older-than 7d",
     )
+
+
+def _unreached(uri: str) -> str:
+    """What to do about a home elsewhere that can't be looked at."""
+    try:
+        filesystem, path = fsspec.core.url_to_fs(uri)
+        filesystem.exists(path)
+    except Exception as error:  # noqa: BLE001
+        said = without_secrets(" ".join(str(error).split()).rstrip("."))
+        return f"It can't be reached ({said}): correct BOOSTLINE_HOME, or unset it."
+    return ""
 
 
 def _gpu() -> Iterator[Finding]:
@@ -170,8 +203,32 @@ def _mlflow(home: Home) -> Finding:
             "Start it on loopback or behind TLS, or with: mlflow server --app-name basic-auth",
         )
     if tracking:
-        return Finding("MLflow", without_secrets(tracking))
+        shown = without_secrets(tracking)
+        cause = _database_fails(tracking)
+        if cause:
+            way_out = f"Start the database, correct {origin}, or do without: unset {origin}"
+            return Finding("MLflow", f"{shown} does not answer ({cause})", way_out)
+        return Finding("MLflow", shown)
     return Finding("MLflow", "embedded (MLFLOW_TRACKING_URI is not set)")
+
+
+def _database_fails(uri: str) -> str:
+    """Why a store's database can't be used; empty where it can, or where there is none."""
+    if "://" not in uri or uri.startswith(("file:", "sqlite:///")):
+        return ""
+    import sqlalchemy
+
+    try:
+        engine = sqlalchemy.create_engine(uri)
+    except Exception:  # noqa: BLE001
+        return ""  # another kind of store, or a driver that MLflow itself will ask for
+    try:
+        engine.connect().close()
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        return without_secrets(str(getattr(error, "orig", error)).strip().splitlines()[0])
+    finally:
+        engine.dispose()
+    return ""
 
 
 def _service(name: str, url: str, origin: str, health: str, inside: str, remedy: str) -> Finding:
@@ -221,6 +278,15 @@ def _elsewhere(cluster: ClusterConfig) -> Finding:
         )
     if cluster.kind == "slurm" and not shutil.which("sbatch"):
         return Finding("Dask", "Slurm's sbatch is not on the PATH", "Run it on a login node.")
+    if cluster.kind == "kubernetes":
+        from infra.cluster import ClusterError
+        from infra.kubernetes_cluster import connect
+
+        try:
+            connect(cluster.namespace)
+        except ClusterError as error:
+            said, _, way_out = str(error).partition(". ")
+            return Finding("Dask", said, way_out)
     started = "pods of Kubernetes" if cluster.kind == "kubernetes" else "jobs of Slurm"
     return Finding("Dask", f"{cluster.workers} {started}, started for each run")
 

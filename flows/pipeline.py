@@ -15,10 +15,11 @@ from prefect.runtime import flow_run
 
 from flows.catching_up import give_way_to_newer
 from flows.places import aside, chosen, cluster_of, device_of, telemetry, tracking_of
-from flows.standing import in_place, mlflow_pages
+from flows.standing import dashboard_of, in_place, mlflow_pages
 from flows.states import cancelling
 from infra.growing import at_full_size
-from tasks.artifacts import TrainingProgress, log_places, page_name, show_results
+from infra.prefect_server import EMBEDDED
+from tasks.artifacts import Links, TrainingProgress, log_places, page_name, show_results
 from tasks.description import mlflow_page
 from tasks.engine.config import Config
 from tasks.engine.dates import dated, day_of
@@ -135,7 +136,7 @@ def train_flow(config: Config, home: str | None = None, date: date | None = None
         cluster_of(config.cluster, place, referred(config.data.source)) as client,
         telemetry(client, device := device_of(client, config.cluster), recorder.metrics),
         system_metrics(recorder, client),
-        shown(config, place, recorder, client) as (pages, page),
+        shown(config, place, recorder, client) as (pages, links),
     ):
         for note in choice:
             recorder.tags({"cluster_choice": note})
@@ -161,7 +162,7 @@ def train_flow(config: Config, home: str | None = None, date: date | None = None
         with clock.step("record"):
             logged = record_run(found, recorder, folder)
         summary = _summary(found, logged, recorder, clock)
-        show_results(pages, found, logged, recorder, page)
+        show_results(pages, found, logged, recorder, links)
         notes = (*choice, *dataset.notes, *profile.notes, *aside(profile, place), *trained.notes)
         keep_outcome(recorder, Kept(summary=summary, notes=notes, trained_rounds=trained.rounds))
     return Outcome(
@@ -176,19 +177,19 @@ def train_flow(config: Config, home: str | None = None, date: date | None = None
 @contextmanager
 def shown(
     config: Config, home: Home, recorder: Recorder, client: Any
-) -> Iterator[tuple[Pages, str]]:
-    """What Prefect's pages show of this run while it lasts, and the run's page in MLflow.
-
-    The log says where else to look.
-    """
-    dashboard = client.dashboard_link if config.cluster.dashboard else None
+) -> Iterator[tuple[Pages, Links]]:
+    """What Prefect's pages show of this run while it lasts; the log says where else to look."""
     address = without_secrets(mlflow_pages(home, recorder.client.tracking_uri))
-    page = mlflow_page(recorder.client, recorder.run_id, address)
-    log_places(config, recorder, client, page, dashboard)
+    links = Links(
+        mlflow=mlflow_page(recorder.client, recorder.run_id, address),
+        dashboard=dashboard_of(config, home, client),
+        dashboard_stays=config.cluster.kind == "address",
+    )
+    log_places(config, recorder, client, links)
     with pages_of(str(flow_run.id)) as pages:
-        progress = TrainingProgress(pages, page_name(config), dashboard)
+        progress = TrainingProgress(pages, page_name(config), links.dashboard)
         with listening(progress.hear):
-            yield pages, page
+            yield pages, links
 
 
 @contextmanager
@@ -237,7 +238,7 @@ def recording(config: Config, home: Home) -> Iterator[tuple[Recorder, RunFolder]
 
 def _flow_run_url() -> str:
     """The run's page in Prefect; none of the embedded server, which ends with the command."""
-    return "" if os.environ.get("PREFECT_HOME") else without_secrets(str(flow_run.ui_url or ""))
+    return "" if os.environ.get(EMBEDDED) else without_secrets(str(flow_run.ui_url or ""))
 
 
 def _patience(error: BaseException, config: Config) -> float:
@@ -286,8 +287,7 @@ def _links(
         links["Version"] = (f"{config.track.model}/{logged.version}",)
     experiment = f"experiment {config.track.experiment!r}"
     links["MLflow"] = (f"run {recorder.run_id}, {experiment}", without_secrets(look))
-    # set for the embedded server, whose pages are gone when the command ends
-    folder = os.environ.get("PREFECT_HOME")
+    folder = os.environ.get(EMBEDDED)
     look = f"PREFECT_HOME={folder} prefect server start" if folder else str(flow_run.ui_url)
     links["Prefect"] = (f"flow run {flow_run.id}, {flow_run.name!r}", without_secrets(look))
     return links

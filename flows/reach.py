@@ -4,11 +4,12 @@ import json
 import socket
 import ssl
 import urllib.error
-import urllib.request
 from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
+
+from infra.asking import ask
 
 ANSWER_SECONDS = 5
 
@@ -16,7 +17,7 @@ ANSWER_SECONDS = 5
 def status(url: str) -> int | None:
     """The HTTP status without any credentials; None where nobody answers."""
     try:
-        with urllib.request.urlopen(url, timeout=ANSWER_SECONDS) as answer:
+        with ask(url, timeout=ANSWER_SECONDS) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
@@ -27,7 +28,7 @@ def status(url: str) -> int | None:
 def read(url: str) -> Any:
     """What a URL answers, as JSON where it is that and as text where not; None for no answer."""
     try:
-        with urllib.request.urlopen(url, timeout=ANSWER_SECONDS) as answer:
+        with ask(url, timeout=ANSWER_SECONDS) as answer:
             text = answer.read().decode(errors="replace")
     except (OSError, ssl.SSLError, ValueError):
         return None

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from typing import Any
 
 from infra.services import Services, running
 from tasks.engine.cluster_config import ClusterConfig
@@ -9,6 +10,8 @@ from tasks.engine.config import Config
 from tasks.engine.home import Home
 
 UP = "boostline up"
+# Where MLflow's pages are for people, if it is not where runs are sent to.
+MLFLOW_PAGES = "BOOSTLINE_MLFLOW_PAGES"
 
 
 def standing(home: Home) -> Services | None:
@@ -72,8 +75,21 @@ def mlflow_of(home: Home) -> tuple[str, str]:
     return (services.mlflow, UP) if services else ("", "")
 
 
+def dashboard_of(config: Config, home: Home, client: Any) -> str:
+    """The address of the Dask cluster's pages; empty where it serves none."""
+    services, cluster = standing(home), config.cluster
+    if services and cluster.kind == "address" and cluster.address == services.dask:
+        return services.dashboard
+    # the scheduler of Kubernetes has none
+    return str(client.dashboard_link) if cluster.dashboard and cluster.kind != "kubernetes" else ""
+
+
 def mlflow_pages(home: Home, tracking_uri: str) -> str:
-    """The address of MLflow's pages for a store; empty where no server is known to show them."""
+    """The address of MLflow's pages for a store, as people reach it; empty where no server is known
+    to show them.
+    """
+    if configured := os.environ.get(MLFLOW_PAGES):
+        return configured.rstrip("/")
     if tracking_uri.startswith("http"):
         return tracking_uri.rstrip("/")
     services = standing(home)

@@ -57,7 +57,7 @@ def open_kubernetes(plan: ClusterPlan) -> Iterator[Client]:
     This process must reach the pods by their names and be reached by them: it is a pod itself.
     """
     started = time.monotonic()
-    api, namespace = _connect(plan)
+    api, namespace = connect(plan.asked.namespace)
     name = f"boostline-{uuid4().hex[:8]}"
     cluster = DaskCluster(manifest(plan, name, namespace), namespace=namespace, api=api)
     _ask(cluster.create, f"take the DaskCluster {name} in the namespace {namespace}")
@@ -209,8 +209,8 @@ def _pod(plan: ClusterPlan, container: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _connect(plan: ClusterPlan) -> tuple[Any, str]:
-    """The API server, and the namespace to use.
+def connect(namespace: str | None) -> tuple[Any, str]:
+    """The API server, and the namespace to use: the one asked for, or that of this process.
 
     Raises:
         ClusterError: there is none, or it does not answer.
@@ -225,7 +225,7 @@ def _connect(plan: ClusterPlan) -> tuple[Any, str]:
             f"Kubernetes does not answer (cluster.kind='kubernetes'): {_cause(error)}. Run it in a "
             "pod with a service account, or name a kubeconfig in KUBECONFIG."
         ) from error
-    return api, plan.asked.namespace or str(api.namespace)
+    return api, namespace or str(api.namespace)
 
 
 async def _answers(kubeconfig: str | None) -> None:
@@ -332,7 +332,8 @@ class _Group:
             {
                 "apiVersion": API,
                 "kind": "DaskAutoscaler",
-                "metadata": {"name": self._name},
+                # one of this name may still be on its way out
+                "metadata": {"name": f"{self._name}-{uuid4().hex[:6]}"},
                 "spec": {"cluster": self._name, "minimum": minimum, "maximum": maximum},
             },
             **self._place,

@@ -7,10 +7,10 @@ import os
 import sys
 from pathlib import Path
 
+from infra.asking import LOOPBACK
 from infra.mlflow_store import artifact_root
 from infra.service_process import STOP_TIMEOUT_S, ServiceProcess, watched
 
-LOOPBACK = "127.0.0.1"
 GRACE_S = 5.0
 
 

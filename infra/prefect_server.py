@@ -16,21 +16,27 @@ import ssl
 import sys
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from infra.asking import LOOPBACK, ask, is_loopback, without_proxy
 from infra.fresh_databases import keep, take
 from infra.prefect_files import write_client_files
 from infra.service_process import ServiceError, ServiceProcess
 from infra.start_limit import VARIABLE, StartSettingError, start_limit_s
 
-LOOPBACK = "127.0.0.1"
+# Runs that a schedule has in the database ahead of time. After an outage the last of those that
+# were missed runs: with Prefect's three, a week's outage would end with the third night's data.
+PLANNED_RUNS = "30"
 # A server that the user named is not started by us: it answers soon or the address is wrong.
 CONFIGURED_SERVER_LIMIT_S = 20.0
+
+# Set, to its folder, in a process whose Prefect server ends with it. (PREFECT_HOME is no sign of
+# that: users set it, too.)
+EMBEDDED = "BOOSTLINE_EMBEDDED_PREFECT"
 
 # What only a standing server needs. Task runs reach the database through the recorder, which stays.
 _IDLE_SERVICES = (
@@ -131,10 +137,11 @@ class EmbeddedPrefect:
         if not verbose:
             variables["PREFECT_LOGGING_CONFIG_PATH"] = str(self.folder / "quiet-logging.yml")
         if self.embedded:
-            variables["PREFECT_HOME"] = str(self.folder)
+            variables["PREFECT_HOME"] = variables[EMBEDDED] = str(self.folder)
             # An empty file of profiles: the user's own may name another server.
             variables["PREFECT_PROFILES_PATH"] = str(self.folder / "profiles.toml")
-            variables |= _without_proxy(os.environ)
+        if is_loopback(self.api_url):
+            variables |= without_proxy(os.environ)
         return variables
 
     @contextmanager
@@ -211,6 +218,7 @@ def start_standing_prefect(
     folder = _prepare(home)
     environment = _server_environment() | {
         **(database or _at(folder / "prefect.db")),
+        "PREFECT_SERVER_SERVICES_SCHEDULER_MIN_RUNS": PLANNED_RUNS,
     }
     return _start(home, port, environment, "Prefect's server", startup_timeout_s, "(--timeout).")
 
@@ -315,16 +323,6 @@ def _pages(folder: Path, port: int) -> dict[str, str]:
     }
 
 
-def _without_proxy(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return `no_proxy` variables that keep loopback off a proxy, where one is configured."""
-    names = {name.lower() for name in environment}
-    if not names & {"http_proxy", "all_proxy", "https_proxy"}:
-        return {}
-    known = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
-    value = ",".join(filter(None, [known, LOOPBACK, "localhost"]))
-    return {"no_proxy": value, "NO_PROXY": value}
-
-
 def _is_healthy(port: int) -> bool:
     connection = http.client.HTTPConnection(LOOPBACK, port, timeout=5)
     try:
@@ -340,7 +338,7 @@ def _wait_for_configured(api_url: str, limit_s: float) -> None:
     deadline = time.monotonic() + limit_s
     while True:
         try:
-            urllib.request.urlopen(f"{api_url.rstrip('/')}/health", timeout=5).close()
+            ask(f"{api_url.rstrip('/')}/health", timeout=5).close()
             return
         except (urllib.error.HTTPError, ssl.SSLError):
             return  # somebody answers; credentials and certificates are Prefect's to judge

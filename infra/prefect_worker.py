@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
+from infra.asking import ask
 from infra.service_process import STOP_TIMEOUT_S, ServiceProcess, watched
 
 # A training that is ended tells Prefect and MLflow so, and closes its cluster.
@@ -58,7 +59,7 @@ def online(api_url: str, pool: str) -> list[str]:
         headers={"Content-Type": "application/json"},
     )
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
+        with ask(request, timeout=5) as answer:
             workers = json.load(answer)
     except (OSError, ValueError):
         return []

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 import psutil
 
+from infra.asking import LOOPBACK
 from infra.mlflow_server import start_mlflow
 from infra.mlflow_store import prepare_store
 from infra.postgres import Database
-from infra.prefect_server import LOOPBACK, start_standing_prefect
+from infra.prefect_server import EMBEDDED, start_standing_prefect
 from infra.prefect_worker import start_worker
 from infra.service_process import ServiceError, ServiceProcess
 from infra.services import Claim, Services
@@ -231,6 +232,7 @@ def _stop(starting: Future[ServiceProcess]) -> None:
 
 def _of_runs(plan: Plan, prefect: dict[str, str], services: Services) -> dict[str, str]:
     """Variables of the worker and its runs: the home's services, whatever the shell names."""
-    kept = {name: value for name, value in prefect.items() if name != "PREFECT_HOME"}
+    of_embedded = ("PREFECT_HOME", EMBEDDED)
+    kept = {name: value for name, value in prefect.items() if name not in of_embedded}
     store = services.mlflow if plan.database else ""
     return {**kept, "MLFLOW_TRACKING_URI": store, **plan.variables}

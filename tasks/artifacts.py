@@ -3,6 +3,7 @@
 import base64
 import re
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from mlflow.exceptions import MlflowException
@@ -29,6 +30,17 @@ ALT = {
 }
 
 
+@dataclass(frozen=True)
+class Links:
+    """Where else a run is looked at: its page in MLflow, and its Dask cluster's pages, which may
+    stay when the run ends. Empty where no server shows them.
+    """
+
+    mlflow: str = ""
+    dashboard: str = ""
+    dashboard_stays: bool = False
+
+
 def page_name(config: Config) -> str:
     """What the keys of the artifacts of a model begin with, as Prefect allows it: `houses`.
 
@@ -38,15 +50,10 @@ def page_name(config: Config) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "boostline"
 
 
-def log_places(
-    config: Config, recorder: Recorder, client: Any, page: str, dashboard: str | None
-) -> None:
-    """Says in the flow's log where the run is recorded and where it computes.
-
-    `page` is the run's in MLflow, empty where no server shows it.
-    """
+def log_places(config: Config, recorder: Recorder, client: Any, links: Links) -> None:
+    """Says in the flow's log where the run is recorded and where it computes."""
     log = get_run_logger()
-    place = page or f"{recorder.run_id} in {without_secrets(recorder.client.tracking_uri)}"
+    place = links.mlflow or f"{recorder.run_id} in {without_secrets(recorder.client.tracking_uri)}"
     log.info("MLflow run: %s", place)
     workers = alive_workers(client).values()
     threads = sum(int(worker["nthreads"]) for worker in workers)
@@ -54,14 +61,14 @@ def log_places(
     log.info(
         "Cluster (%s): %s, %s", kind, amount(len(workers), "workers"), amount(threads, "threads")
     )
-    if dashboard:
-        log.info("%s: %s", DASHBOARD, dashboard)
+    if links.dashboard:
+        log.info("%s: %s", DASHBOARD, links.dashboard)
 
 
 class TrainingProgress:
     """Moves the artifact `NAME-progress` as it hears of rounds. May be told of every one."""
 
-    def __init__(self, pages: Pages, name: str, dashboard: str | None) -> None:
+    def __init__(self, pages: Pages, name: str, dashboard: str) -> None:
         self._pages, self._key = pages, f"{name}-progress"
         self._link = f" · [{DASHBOARD}]({dashboard})" if dashboard else ""
         self._last: Progress | None = None
@@ -97,12 +104,9 @@ def _note(progress: Progress) -> str:
 
 
 def show_results(
-    pages: Pages, found: Findings, logged: Logged, recorder: Recorder, page: str
+    pages: Pages, found: Findings, logged: Logged, recorder: Recorder, links: Links
 ) -> None:
-    """The table `NAME-metrics` beside the last run and the champion, and the page `NAME-report`.
-
-    `page` is the run's in MLflow, empty where no server shows it.
-    """
+    """The table `NAME-metrics` beside the last run and the champion, and the page `NAME-report`."""
     name = page_name(found.config)
     try:
         compared = comparison.compare(recorder.client, recorder.run_id, found.config.track.model)
@@ -118,13 +122,13 @@ def show_results(
         Page(
             f"{name}-report",
             "markdown",
-            report(found, logged, recorder, page),
+            report(found, logged, recorder, links),
             "What the run came to, with its plots",
         )
     )
 
 
-def report(found: Findings, logged: Logged, recorder: Recorder, page: str) -> str:
+def report(found: Findings, logged: Logged, recorder: Recorder, links: Links) -> str:
     """The report in markdown, its plots within it: they show wherever the page is looked at."""
     images = [f"![{ALT[name]}]({_data_uri(png)})" for name, png in logged.pictures.items()]
     notes = [*found.dataset.notes, *found.profile.notes, *found.trained.notes]
@@ -133,7 +137,7 @@ def report(found: Findings, logged: Logged, recorder: Recorder, page: str) -> st
         for part in (
             description.result(found.config, found.trained, found.report),
             description.sides(found.report),
-            "\n".join(_links(found, logged, recorder, page)),
+            "\n".join(_links(found, logged, recorder, links)),
             "\n".join(f"- {note}" for note in notes),
             *images,
             description.categories(found.report),
@@ -142,7 +146,8 @@ def report(found: Findings, logged: Logged, recorder: Recorder, page: str) -> st
     )
 
 
-def _links(found: Findings, logged: Logged, recorder: Recorder, page: str) -> list[str]:
+def _links(found: Findings, logged: Logged, recorder: Recorder, links: Links) -> list[str]:
+    page = links.mlflow
     run = f"`{recorder.run_id}` in `{without_secrets(recorder.client.tracking_uri)}`"
     lines = [f"- MLflow: run {run}"]
     if page:
@@ -150,13 +155,16 @@ def _links(found: Findings, logged: Logged, recorder: Recorder, page: str) -> li
             f"- MLflow: [the run]({page}), "
             f"[its charts]({page}/model-metrics), [its plots and files]({page}/artifacts)"
         ]
+    trained = f"- Trained on {description.made_by(found.trained)}"
+    if links.dashboard and links.dashboard_stays:
+        trained += f" ([{DASHBOARD}]({links.dashboard}))"
     model, version = found.config.track.model, logged.version
     known = f"version {version} of `{model}`, `{logged.model_uri}`" if version else ""
     return [
         *lines,
         f"- Model: {known or f'`{logged.model_uri}`'}, sha256 `{found.trained.model_sha256[:12]}`",
         f"- Data: {description.data(found.config, found.dataset, found.plan, found.profile)}",
-        f"- Trained on {description.made_by(found.trained)}",
+        trained,
     ]
 
 

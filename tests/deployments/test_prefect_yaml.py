@@ -88,6 +88,12 @@ def test_they_deploy_from_the_root(deployed: Any, standing_server: str) -> None:
         assert sorted(found["tags"]) == sorted(wanted["tags"])
         assert found["job_variables"] == wanted["work_pool"]["job_variables"]
         assert found["global_concurrency_limit"]["limit"] == 1
+        # a folder to stand in, but in the pod whose image has none of this host's
+        steps = found["pull_steps"] or []
+        assert len(steps) == (wanted["name"] != "kubernetes")
+        for step in steps:
+            (folder,) = step.values()
+            assert folder == {"directory": str(ROOT)}
         assert found["concurrency_options"]["collision_strategy"] == "ENQUEUE"
     pools = httpx.post(f"{standing_server}/work_pools/filter", json={}).json()
     ours = {
@@ -96,7 +102,7 @@ def test_they_deploy_from_the_root(deployed: Any, standing_server: str) -> None:
     assert ours == {
         "boostline": ("process", None),
         "boostline-gpu": ("process", 1),
-        "boostline-kubernetes": ("kubernetes", None),
+        "boostline-kubernetes": ("process", None),
     }
 
 

@@ -1,12 +1,14 @@
 """What the doctor says of real services."""
 
+import importlib.metadata
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flows.doctor import Finding, _elsewhere
+from flows.doctor import Finding, _elsewhere, _installation
 from flows.reach import own_addresses
 from infra.cluster import EXTRAS
 from tasks.engine.cluster_config import ClusterConfig
@@ -40,6 +42,37 @@ def test_services_that_do_not_answer_are_named(boostline_alone: Boostline) -> No
     assert "✗ MLflow    http://***@127.0.0.1:1 does not answer\n" in ran.stdout
     assert "✗ Dask      tcp://127.0.0.1:1 does not answer" in ran.stdout
     assert "s3cret" not in ran.stdout + ran.stderr
+
+
+def test_places_that_cannot_be_reached_are_named(boostline_alone: Boostline) -> None:
+    ran = boostline_alone(
+        "doctor", "--set", "cluster.kind=kubernetes", "--set", "cluster.image=boostline:cpu",
+        BOOSTLINE_HOME="nosuch://bucket/home",
+        MLFLOW_TRACKING_URI="postgresql+psycopg2://me:s3cret@127.0.0.1:1/mlflow",
+        KUBECONFIG=str(boostline_alone.folder / "missing"),
+    )  # fmt: skip
+    assert ran.returncode == 1
+    told = ran.stdout
+    assert "✗ Home      nosuch://bucket/home\n" in told
+    assert "Protocol not known: nosuch" in told and "correct BOOSTLINE_HOME, or unset it." in told
+    assert "✗ Dask      Kubernetes does not answer (cluster.kind='kubernetes'): " in told
+    assert "name a kubeconfig in KUBECONFIG." in told
+    assert "s3cret" not in told + ran.stderr
+    if find_spec("psycopg2"):
+        assert "✗ MLflow    postgresql+psycopg2://***@127.0.0.1:1/mlflow does not answer (" in told
+
+
+def test_a_package_of_another_version_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "2.12" if name == "prefect" else known(name)
+    )
+    packages = next(found for found in _installation() if found.what == "Packages")
+    assert packages == Finding(
+        "Packages",
+        "not what Boostline needs: prefect 2.12",
+        "pip install -c constraints.txt -e .",
+    )
 
 
 @pytest.mark.skipif(not own_addresses(), reason="this host has no address but loopback")

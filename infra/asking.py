@@ -1,0 +1,40 @@
+"""HTTP to services: what listens on this host's loopback is never asked by way of a proxy."""
+
+from __future__ import annotations
+
+import ipaddress
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+LOOPBACK = "127.0.0.1"
+
+
+def is_loopback(url: str) -> bool:
+    """Whether the URL's host is this one's loopback, by its name or number."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def ask(request: str | urllib.request.Request, timeout: float) -> Any:
+    """As `urllib.request.urlopen`, whose errors it raises."""
+    url = request if isinstance(request, str) else request.full_url
+    if not is_loopback(url):
+        return urllib.request.urlopen(request, timeout=timeout)
+    return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
+        request, timeout=timeout
+    )
+
+
+def without_proxy(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return `no_proxy` variables that keep loopback off a proxy, where one is configured."""
+    names = {name.lower() for name in environment}
+    if not names & {"http_proxy", "all_proxy", "https_proxy"}:
+        return {}
+    known = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
+    value = ",".join(filter(None, [known, LOOPBACK, "localhost"]))
+    return {"no_proxy": value, "NO_PROXY": value}

@@ -1,0 +1,83 @@
+"""Loopback is asked directly, whatever proxy the environment names."""
+
+import http.server
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from flows.reach import read, status
+from infra.asking import ask, is_loopback, without_proxy
+from infra.prefect_server import EMBEDDED, EmbeddedPrefect
+from infra.prefect_worker import online
+
+
+class _Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self._answer(b'"here"')
+
+    def do_POST(self) -> None:
+        self._answer(b'[{"name": "w", "status": "ONLINE"}]')
+
+    def _answer(self, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def server() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Answer) as made:
+        threading.Thread(target=made.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{made.server_port}"
+        made.shutdown()
+
+
+def test_services_here_are_found_beside_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
+    with server() as url:
+        assert status(url) == 200
+        assert read(url) == "here"
+        assert online(f"{url}/api", "boostline") == ["w"]
+    with pytest.raises(OSError, match="refused"):
+        ask("http://192.0.2.1/", timeout=5)  # goes to the proxy
+
+
+@pytest.mark.parametrize(
+    ("url", "own"),
+    [
+        ("http://127.0.0.1:4200/api", True),
+        ("http://127.8.9.1", True),
+        ("http://[::1]:4200/api", True),
+        ("http://localhost:4200/api", True),
+        ("http://prefect:4200/api", False),
+        ("http://10.0.0.3", False),
+        ("nonsense", False),
+    ],
+)
+def test_loopback(url: str, own: bool) -> None:
+    assert is_loopback(url) is own
+
+
+def test_clients_leave_the_proxy_out_for_loopback(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("https_proxy", "http://proxy:3128")
+    monkeypatch.setenv("no_proxy", "example.com")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    past = "example.com,127.0.0.1,localhost"
+    assert without_proxy({"https_proxy": "x", "no_proxy": "example.com"})["NO_PROXY"] == past
+    assert without_proxy({"PATH": "/bin"}) == {}
+    near = EmbeddedPrefect(home, "http://127.0.0.1:4200/api", None).environment()
+    assert near["no_proxy"] == past and EMBEDDED not in near
+    far = EmbeddedPrefect(home, "http://prefect:4200/api", None).environment()
+    assert "no_proxy" not in far
