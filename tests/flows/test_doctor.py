@@ -47,6 +47,7 @@ def test_services_that_do_not_answer_are_named(boostline_alone: Boostline) -> No
 def test_places_that_cannot_be_reached_are_named(boostline_alone: Boostline) -> None:
     ran = boostline_alone(
         "doctor", "--set", "cluster.kind=kubernetes", "--set", "cluster.image=boostline:cpu",
+        "--set", "cluster.allow_insecure=true",
         BOOSTLINE_HOME="nosuch://bucket/home",
         MLFLOW_TRACKING_URI="postgresql+psycopg2://me:s3cret@127.0.0.1:1/mlflow",
         KUBECONFIG=str(boostline_alone.folder / "missing"),

@@ -1,5 +1,6 @@
 """The kind `kubernetes` as far as it goes without one: its manifest, and what failures say."""
 
+import os
 import socket
 import threading
 import time
@@ -16,7 +17,9 @@ pytest.importorskip("kr8s", reason="needs the extra `kubernetes`")
 
 from infra.cluster import ClusterError, open_cluster
 from infra.cluster_plan import Asked, ClusterPlan, TlsFiles
+from infra.growing import at_full_size
 from infra.kubernetes_cluster import _state, manifest
+from tests.infra.kubernetes_stand_in import Operator, kubernetes
 
 
 def made(**asked: Any) -> dict[str, Any]:
@@ -161,3 +164,53 @@ def opened(folder: Path) -> Any:
     return open_cluster(
         kind="kubernetes", local_directory=folder, start_timeout_s=2, asked=Asked(image="x:1")
     )
+
+
+# kr8s closes its connections when the process ends
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.slow
+def test_a_cluster_from_its_making_to_its_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The API server and the operator are stand-ins; scheduler and workers run as they ask."""
+    with kubernetes(tmp_path) as (address, operator):
+        monkeypatch.setenv("KUBECONFIG", kubeconfig(tmp_path / "config", address))
+        monkeypatch.setattr("infra.kubernetes_cluster.PORT", operator.port)
+        known = socket.getaddrinfo
+
+        def resolved(host: Any, *more: Any, **named: Any) -> Any:
+            is_service = str(host).endswith("-scheduler.forecast")
+            return known("127.0.0.1" if is_service else host, *more, **named)
+
+        monkeypatch.setattr(socket, "getaddrinfo", resolved)
+        with open_cluster(
+            kind="kubernetes",
+            workers=1,
+            max_workers=2,
+            threads=1,
+            memory_limit="1GiB",
+            local_directory=tmp_path / "dask",
+            start_timeout_s=90,
+            asked=Asked(image="boostline:cpu"),
+        ) as client:
+            assert client.submit(os.environ.get, "OMP_WAIT_POLICY").result() == "PASSIVE"
+            (cluster,) = (path for path in operator.objects if "/daskclusters/" in path)
+            assert operator.objects[cluster]["spec"]["idleTimeout"] == 1800
+            first = autoscaler(operator)
+            with at_full_size(client):
+                assert len(client.scheduler_info(n_workers=-1)["workers"]) == 2
+                assert not any("/daskautoscalers/" in path for path in operator.objects)
+            # another name: the operator may not be done yet with taking the first away
+            assert autoscaler(operator) != first
+            running = [operator.scheduler, *operator.workers]
+        assert operator.asked[-1] == f"DELETE {cluster}"
+        assert not any("/daskautoscalers/" in path for path in operator.objects)
+        assert all(process and process.poll() is not None for process in running)
+
+
+def autoscaler(operator: Operator) -> str:
+    (path,) = (path for path in operator.objects if "/daskautoscalers/" in path)
+    found = operator.objects[path]["spec"]
+    assert (found["minimum"], found["maximum"]) == (1, 2)
+    assert any(each.endswith(f"/daskclusters/{found['cluster']}") for each in operator.objects)
+    return path
