@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.browser.conftest import HEIGHT, POOL, WIDTH, Stand, screenshot
@@ -113,6 +114,8 @@ def test_from_the_form_to_the_record(stand: Stand, deployment: str, page: Any) -
     screenshot(page, "prefect-report")
     link = page.get_by_role("link", name="the run", exact=True).get_attribute("href")
     assert link.startswith(f"{stand.mlflow}/#/experiments/")
+    dashboard = page.get_by_role("link", name="Dask dashboard").get_attribute("href")
+    assert httpx.get(dashboard, follow_redirects=True).status_code == 200
 
     # MLflow, where that link leads: description, charts by round, plots, the model
     # MLflow's assistant takes the right of the page
@@ -123,6 +126,12 @@ def test_from_the_form_to_the_record(stand: Stand, deployment: str, page: Any) -
     back = page.get_by_role("link", name="Flow run in Prefect").get_attribute("href")
     assert back == f"{stand.prefect}/runs/flow-run/{run['id']}" or back.endswith(run["id"])
     screenshot(page, "mlflow-run", width=MLFLOW_WIDTH)
+    page.goto(back)
+    page.get_by_text(run["name"]).first.wait_for()
+    # the registered version, with its signature
+    page.goto(f"{stand.mlflow}/#/models/houses/versions/2")
+    page.get_by_text("Inputs").first.wait_for()
+    page.get_by_text("median_income").first.wait_for()
     page.goto(f"{link}/model-metrics")
     page.get_by_placeholder("Search metric charts").fill("round")
     page.locator(".js-plotly-plot .scatterlayer .trace").nth(3).wait_for(state="attached")

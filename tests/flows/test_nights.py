@@ -191,6 +191,16 @@ def test_nights(standing_server: str, night: Boostline) -> None:
             )
             assert runs()[str(DAYS[2])]["name"] == f"night · {night.folder.name} · {DAYS[2]}"
 
+            # an older one that comes late takes nobody's place
+            before = DAYS[0] - timedelta(days=1)
+            since, to = f"{before}T00:00:00Z", f"{before}T12:00:00Z"
+            post(f"deployments/{deployment}/schedule", start_time=since, end_time=to)
+            until(lambda: runs().get(str(before), {}).get("state_type") == "CANCELLED")
+            assert runs()[str(before)]["state"]["message"] == (
+                f"Left out: the run that the same schedule planned for {DAYS[2]} 00:00:00 UTC has "
+                "completed."
+            )
+
             (message,) = until(lambda: told_of("Failed"))
             assert message["subject"] == "Failed: boostline-train/n"
             first, link = message["body"].splitlines()
