@@ -5,6 +5,7 @@ On many machines it is `dask scheduler` on one, `dask cuda worker` on all, and t
 
 import importlib.util
 import inspect
+import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -102,13 +103,15 @@ def gpus() -> list[str]:
     """This host's GPUs that a process here sees, as CUDA_VISIBLE_DEVICES names them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [name.strip() for name in visible.split(",") if name.strip()]
+        names = [name.strip() for name in visible.split(",")]
+        # CUDA takes those before the first that it does not know: -1 is how one says none
+        return list(itertools.takewhile(lambda name: name not in ("", "-1"), names))
     return [str(number) for number in range(_count())]
 
 
 def no_gpu() -> str | None:
     """Why no GPU can be used here, as half a sentence; None where one can."""
-    if importlib.util.find_spec("pynvml") is None:
+    if any(importlib.util.find_spec(name) is None for name in ("pynvml", "dask_cuda", "cudf")):
         return _not_installed()
     import pynvml
 

@@ -1,5 +1,6 @@
 """What the workers' GPUs do during a run: NVML's numbers, by way of Dask's event log."""
 
+import logging
 import os
 import socket
 import threading
@@ -13,6 +14,8 @@ from distributed.worker import Worker
 
 PERIOD_S = 5.0
 TOPIC = "boostline-gpu"
+
+_log = logging.getLogger(__name__)
 
 Sample = Callable[[], dict[str, float]]
 
@@ -64,7 +67,13 @@ class GpuTelemetry(WorkerPlugin):
 
     def _run(self, worker: Worker) -> None:
         while not self._ended.wait(self._period_s):
-            worker.log_event(TOPIC, {"sample": self._sample()})
+            try:
+                sample = self._sample()
+            except Exception as error:  # noqa: BLE001
+                # a driver that is busy, or does not know a number: the next look may be luckier
+                _log.debug("The GPU was not looked at: %s", error)
+                continue
+            worker.log_event(TOPIC, {"sample": sample})
 
 
 def sample_gpu() -> dict[str, float]:

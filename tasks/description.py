@@ -73,7 +73,8 @@ def made_by(trained: Trained) -> str:
         times = "once" if trained.recoveries == 1 else f"{trained.recoveries:,} times"
         parts.append(f"workers lost and replaced {times}")
     if trained.matrix == "external":
-        parts.append("binned features on disk")
+        beyond = "in the host's memory" if trained.device == "cuda" else "on disk"
+        parts.append(f"binned features {beyond}")
     return ", ".join(parts)
 
 

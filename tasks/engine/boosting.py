@@ -69,10 +69,18 @@ def spec_of(config: Config, plan: Plan, profile: Profile, device: Device = "cpu"
         subsample=boost.subsample,
         early_stopping_rounds=boost.early_stopping_rounds,
         checkpoint_every=boost.checkpoint_every,
-        column_chunk=boost.chunk,
+        column_chunk=boost.chunk or _chunk_of(device, boost),
         seed=boost.seed,
         device=device,
     )
+
+
+def _chunk_of(device: Device, boost: BoostConfig) -> int | None:
+    """On a GPU XGBoost sums a tree's leaves in another order when it predicts than while it boosts,
+    so margins that a resume predicts differ in their last bits. Where every training predicts them
+    anew at each checkpoint, one that is resumed there has the same.
+    """
+    return boost.checkpoint_every if device == "cuda" else None
 
 
 def _params(boost: BoostConfig, names: Sequence[str]) -> dict[str, Any]:

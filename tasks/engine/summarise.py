@@ -202,7 +202,9 @@ def _examples(rejected: Rejected, path: str, plan: Plan) -> tuple[str, ...]:
 def _category_counts(series: pd.Series, train: npt.NDArray[np.bool_]) -> tuple[Counter[str], int]:
     """Training rows by category, and all rows in which it is missing."""
     codes, texts = category_levels(series)
-    counts = on_host(np.bincount(codes[train & (codes >= 0)], minlength=len(texts)))
+    known = codes[train & (codes >= 0)]
+    # CuPy counts nothing of nothing, and raises
+    counts = on_host(np.bincount(known, minlength=len(texts))) if len(known) else [0] * len(texts)
     counted: Counter[str] = Counter()
     for text, count in zip(texts, counts, strict=True):
         if count:

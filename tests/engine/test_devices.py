@@ -125,6 +125,9 @@ def test_batches_are_the_cpus_to_the_last_bit(tmp_path: Path, split: dict[str, A
     on_cpu = _Batches(plan, profile.encoder)(dataset.row_groups())
     on_gpu = _Batches(plan, profile.encoder, "cuda")(dataset.row_groups())
     spec = spec_of(config, plan, profile)
+    # a GPU's margins are predicted anew at every checkpoint, so that a resume has the same
+    assert spec_of(config, plan, profile, "cuda").column_chunk == spec.checkpoint_every
+    assert spec.column_chunk is None
     compared: Counter[Any] = Counter()
     for mine, its in zip(on_gpu, on_cpu, strict=True):
         for side in ("train", "valid"):

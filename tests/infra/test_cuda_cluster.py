@@ -9,7 +9,7 @@ import pytest
 from distributed import Client, LocalCluster, WorkerPlugin
 
 from flows.places import chosen, cluster_of, device_of
-from infra.cuda_cluster import no_gpu
+from infra.cuda_cluster import gpus, no_gpu
 from infra.gpu_telemetry import watching_gpus
 from tasks.engine.cluster_config import ClusterConfig
 from tasks.engine.errors import UserError
@@ -98,6 +98,28 @@ def as_before(dask_worker: Any) -> None:
     dask_worker.plugins.pop("of dask-cuda", None)
 
 
+def a_sample_now_and_then() -> dict[str, float]:
+    """Every other one fails, as NVML does at times."""
+    looks.append(time.monotonic())
+    if len(looks) % 2:
+        raise OSError("GPU is lost")
+    return a_sample()
+
+
+looks: list[float] = []
+
+
+@pytest.mark.parametrize(
+    ("visible", "found"),
+    [("0,1", ["0", "1"]), ("GPU-5e, 2", ["GPU-5e", "2"]), ("-1", []), ("1,-1,0", ["1"]), ("", [])],
+)
+def test_the_gpus_that_are_visible(
+    visible: str, found: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert gpus() == found
+
+
 def a_sample() -> dict[str, float]:
     return {"host/gpu_0_utilization_percentage": 97.0}
 
@@ -109,7 +131,7 @@ def test_what_gpus_do_reaches_the_run(two_workers: Any) -> None:
     def on_sample(second: int, values: dict[str, float]) -> None:
         heard.append((second, values))
 
-    with watching_gpus(two_workers, on_sample, a_sample, period_s=0.05):
+    with watching_gpus(two_workers, on_sample, a_sample_now_and_then, period_s=0.05):
         until = time.monotonic() + 30
         while len(heard) < 8 and time.monotonic() < until:
             time.sleep(0.05)
