@@ -210,6 +210,11 @@ def test_a_training_in_the_home_takes_the_services_and_is_remembered(up: Up) -> 
     assert [run["state_type"] for run in flow_runs] == ["COMPLETED"]
     assert f"{services.pages}/flow-runs/flow-run/{flow_runs[0]['id']}" in ran.stdout
 
+    # the cluster's pages outlive the run, so its report leads to them
+    pages = ask(f"{services.prefect}/artifacts/filter", {})
+    (report,) = (page["data"] for page in pages if page["key"] == "up-report")
+    assert f"[Dask dashboard]({services.dashboard})" in report
+
     listed = boostline("runs")
     assert re.search(
         rf"^{found[1][:8]} +\w+ \d\d \d\d:\d\d +finished +0\.9\d+ +1,000 +[\d.]+ s +up/1 +first *$",
