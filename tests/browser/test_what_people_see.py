@@ -127,7 +127,7 @@ def test_from_the_form_to_the_record(stand: Stand, deployment: str, page: Any) -
     page.get_by_text(run["name"]).first.wait_for()
     # the registered version, with its signature
     page.goto(f"{stand.mlflow}/#/models/houses/versions/2")
-    page.get_by_text("Inputs").first.wait_for()
+    page.get_by_text(re.compile(r"^Inputs")).first.click()
     page.get_by_text("median_income").first.wait_for()
     page.goto(f"{link}/model-metrics")
     page.get_by_placeholder("Search metric charts").fill("round")
