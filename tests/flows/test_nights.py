@@ -19,7 +19,7 @@ import httpx
 import pytest
 from mlflow import MlflowClient
 
-from flows.deploy import deploy
+from flows.deploy import deploy, watch
 from tasks.engine.config import Config
 from tasks.engine.home import Home
 from tests.conftest import Boostline, clean_environment
@@ -138,7 +138,7 @@ def test_nights(standing_server: str, night: Boostline) -> None:
 
     def told_of(state: str) -> Any:
         # what is told is told once at least: Prefect does an action again that it could not note
-        messages = {message["body"]: message for message in told}.values()
+        messages = {(message["subject"], message["body"]): message for message in told}.values()
         return [message for message in messages if message["subject"].startswith(f"{state}: ")]
 
     told: list[dict[str, str]] = []
@@ -153,9 +153,17 @@ def test_nights(standing_server: str, night: Boostline) -> None:
             deploy(
                 small("{date}.csv"), "n", "nights", "0 0 * * *", "UTC", home, ["custom-webhook/ops"]
             )
+        # and somebody else hears of every training, with other words
+        CustomWebhookNotificationBlock(
+            name="all", url=url, json_data={"subject": "any {{subject}}", "body": "{{body}}"}
+        ).save("all")
+        assert watch(["custom-webhook/all"], None, home)[1] == (
+            "A training that failed, crashed or is late is told to custom-webhook/all."
+        )
         names = [automation["name"] for automation in post("automations/filter")]
         assert sorted(names) == [
             "boostline: a silent training has crashed",
+            "boostline: any training went wrong",
             "boostline: n went wrong",
         ]
         deployed = httpx.get(f"{standing_server}/deployments/name/boostline-train/n").json()
@@ -203,6 +211,8 @@ def test_nights(standing_server: str, night: Boostline) -> None:
 
             (message,) = until(lambda: told_of("Failed"))
             assert message["subject"] == "Failed: boostline-train/n"
+            (same,) = until(lambda: told_of("any Failed"))
+            assert same["body"] == message["body"]
             first, link = message["body"].splitlines()
             assert first.endswith(
                 "UTC, is Failed. Flow run encountered an exception: UserError: data.source="
