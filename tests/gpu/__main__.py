@@ -1,7 +1,8 @@
 """What is worth measuring on a GPU machine, as a table: python -m tests.gpu (tests/gpu.sh)
 
-Every step is a process of its own with a limit, so that one that fails leaves the others. With
-`--device cpu` and few rows the same steps run without a GPU, to try them out.
+Every step is a process of its own with a limit, so that one that fails leaves the others; all of
+them end within `--minutes`. The exit status is 1 where one failed or something is not as it should
+be. With `--device cpu` and few rows the same steps run without a GPU, to try them out.
 """
 
 import argparse
@@ -17,11 +18,19 @@ from typing import Any
 
 Found = dict[str, Any]
 
+R2_APART = 0.002
+LEAST_S = 5.0  # a step with less time left is not begun
+ends = float("inf")  # when all steps must be done, by time.monotonic()
+wrong: list[str] = []
+
 
 def step(name: str, limit_s: float, *arguments: str) -> Found:
     """The JSON that `python -m ARGUMENTS` prints last, or why there is none."""
     print(f"… {name}", file=sys.stderr, flush=True)
     began = time.monotonic()
+    limit_s = min(limit_s, ends - began)
+    if limit_s < LEAST_S:
+        return {"failed": "no time left for it (--minutes)"}
     try:
         done = subprocess.run(
             [sys.executable, "-m", *arguments],
@@ -31,7 +40,7 @@ def step(name: str, limit_s: float, *arguments: str) -> Found:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return {"failed": f"not done after {limit_s:g} s"}
+        return {"failed": f"not done after {limit_s:.0f} s"}
     wall = time.monotonic() - began
     if done.returncode:
         print(done.stderr, file=sys.stderr)
@@ -42,6 +51,7 @@ def step(name: str, limit_s: float, *arguments: str) -> Found:
 
 def show(name: str, found: Found) -> None:
     if "failed" in found:
+        wrong.append(f"{name} failed")
         print(f"{name:<34} FAILED: {found['failed']}", flush=True)
         return
     times = found["seconds"]
@@ -59,8 +69,14 @@ def compare(title: str, one: Found, other: Found, what: str = "total") -> None:
 
 def same_bytes(title: str, one: Found, other: Found) -> None:
     if "failed" not in one and "failed" not in other:
-        same = "the same" if one["sha256"] == other["sha256"] else "OTHER"
-        print(f"{title:<34}{same} bytes", flush=True)
+        same = one["sha256"] == other["sha256"]
+        check(same, f"{title}: the model has other bytes")
+        print(f"{title:<34}{'the same' if same else 'OTHER'} bytes", flush=True)
+
+
+def check(fulfilled: bool, otherwise: str) -> None:
+    if not fulfilled:
+        wrong.append(otherwise)
 
 
 def gpu_name() -> str:
@@ -76,13 +92,16 @@ def gpu_name() -> str:
     return done.stdout.strip() or done.stderr.strip()
 
 
-def main() -> None:
+def main() -> int:
+    global ends  # noqa: PLW0603
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--more-rows", type=int, default=100_000_000, help="0 for none")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--gpu-limit", default="2GiB", help="less than --rows take")
+    parser.add_argument("--minutes", type=float, default=6.0, help="for all steps together")
     options = parser.parse_args()
+    ends = time.monotonic() + 60 * options.minutes
     device, rows = options.device, options.rows
     kind = "cuda" if device == "cuda" else "local"
     engine, bare = "tests.gpu.engine", "tests.gpu.bare"
@@ -102,15 +121,21 @@ def main() -> None:
             show("engine on 2 CPU cores", slow)
             compare("2 cores / GPU", slow, whole)
             if "failed" not in slow and "failed" not in whole:
-                print(f"{'R² apart':<34}{abs(slow['r2'] - whole['r2']):9.5f}", flush=True)
+                apart = abs(slow["r2"] - whole["r2"])
+                check(apart <= R2_APART, f"R² of GPU and CPU are {apart:.5f} apart")
+                print(f"{'R² apart':<34}{apart:9.5f}", flush=True)
         limit = [f"cluster.gpu_memory_limit={options.gpu_limit}"] if device == "cuda" else []
         limit = limit or ["cluster.external_memory=always"]
         outside = step("external memory", 90, engine, small, kind, *limit)
         show(f"external memory, {limit[0]}", outside)
-        print(*outside.get("notes", ()), sep="\n")
+        notes = outside.get("notes", ())
+        print(*notes, sep="\n")
+        if "failed" not in outside:
+            check(any("external memory" in note for note in notes), "all bins were in memory")
         same_bytes("external memory", outside, whole)
         killed = step("a killed worker", 90, engine, small, kind, "kill", "cluster.recoveries=2")
         show(f"a killed worker, {killed.get('recoveries', 0)} lost", killed)
+        check("failed" in killed or killed["recoveries"] > 0, "no worker was lost")
         same_bytes("a killed worker", killed, whole)
         shutil.rmtree(small, ignore_errors=True)
         forest = step("forest", 60, "tests.gpu.forest", device, str(rows))
@@ -127,7 +152,10 @@ def main() -> None:
             compare("engine / bare script", whole, script)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    for each in wrong:
+        print(f"WRONG: {each}", flush=True)
+    return bool(wrong)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
