@@ -23,11 +23,9 @@ def is_loopback(url: str) -> bool:
 def ask(request: str | urllib.request.Request, timeout: float) -> Any:
     """As `urllib.request.urlopen`, whose errors it raises."""
     url = request if isinstance(request, str) else request.full_url
-    if not is_loopback(url):
-        return urllib.request.urlopen(request, timeout=timeout)
-    return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
-        request, timeout=timeout
-    )
+    # `urlopen` itself would keep the proxies of its first call as long as the process lives
+    past = [urllib.request.ProxyHandler({})] if is_loopback(url) else []
+    return urllib.request.build_opener(*past).open(request, timeout=timeout)
 
 
 def without_proxy(environment: Mapping[str, str]) -> dict[str, str]:
