@@ -79,8 +79,9 @@ def run(
         _check_columns(dataset, encoder, keep)
         place, _ = chosen(cluster)
         client: Any
-        if _scored_here(dataset, place, len(encoder.names) + len(keep)):
-            client = stack.enter_context(_threads(dataset, len(encoder.names) + len(keep)))
+        columns = len(encoder.names) + len(keep)
+        if _scored_here(dataset, place, columns):
+            client = stack.enter_context(_threads(dataset, columns))
         else:
             client = stack.enter_context(cluster_of(place, home, referred(data.source)))
             scorer = replace(scorer, device=device_of(client, place))

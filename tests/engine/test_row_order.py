@@ -76,6 +76,13 @@ def test_where_nothing_parts_the_rows_they_stay() -> None:
         pytest.param({}, id="plain"),
         pytest.param({"max_weight": 4.0}, id="weights"),
         pytest.param({"subsample": 0.6}, id="rows sampled"),
+        pytest.param(
+            {
+                "params": {"max_depth": 4, "max_bin": 64, "colsample_bytree": 0.5},
+                "column_chunk": 5,
+            },
+            id="columns sampled",
+        ),
     ],
 )
 def test_the_same_bytes(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
