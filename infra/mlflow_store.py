@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from infra.fresh_databases import keep, take
+from infra.fresh_databases import make_empty
 from infra.start_limit import VARIABLE, start_limit_s
 
 if TYPE_CHECKING:
@@ -163,21 +163,16 @@ def _migrate(database: Path, artifacts: Path, version: str, lock: IO[str]) -> No
     else:
         part = database.with_name(f"{database.name}.part")
         part.unlink(missing_ok=True)
-        if take("mlflow", part):
+        if make_empty("mlflow", part):
             _settle(part, artifacts)
         else:
             failed = f"could not make its store {database}"
             _run_migration(part, artifacts, f"MLflow {version} {failed}", lock)
-            keep("mlflow", part, _is_empty)
         part.replace(database)
 
 
-def _is_empty(database: sqlite3.Connection) -> bool:
-    return database.execute("SELECT count(*) FROM runs").fetchone() == (0,)
-
-
 def _settle(database: Path, artifacts: Path) -> None:
-    """Make a copied store this home's: its one experiment has a place and a time."""
+    """Make an empty store this home's: its one experiment has a place and a time."""
     now = int(time.time() * 1000)
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute(

@@ -11,7 +11,6 @@ import http.client
 import importlib.util
 import os
 import socket
-import sqlite3
 import ssl
 import sys
 import time
@@ -23,7 +22,7 @@ from types import TracebackType
 from typing import Self
 
 from infra.asking import LOOPBACK, ask, is_loopback, without_proxy
-from infra.fresh_databases import keep, take
+from infra.fresh_databases import make_empty
 from infra.prefect_files import write_client_files
 from infra.service_process import ServiceError, ServiceProcess
 from infra.start_limit import VARIABLE, StartSettingError, start_limit_s
@@ -67,7 +66,6 @@ class EmbeddedPrefect:
         api_url: str,
         process: ServiceProcess | None,
         limit_s: float = 0.0,
-        is_first: bool = False,
     ) -> None:
         self.api_url = api_url
         self.folder = home / "prefect"
@@ -75,7 +73,6 @@ class EmbeddedPrefect:
         self.log_file = self.folder / "server.log"
         self.process = process
         self._limit_s = limit_s
-        self._is_first = is_first
 
     @property
     def embedded(self) -> bool:
@@ -102,8 +99,6 @@ class EmbeddedPrefect:
             self.process.wait()
         except ServiceError as error:
             raise PrefectServerError(str(error)) from error
-        if self._is_first:
-            keep("prefect", self.folder / "prefect.db", _is_empty)
         return self.api_url
 
     def lost(self) -> str:
@@ -195,12 +190,13 @@ def start_embedded_prefect(home: Path, *, ui: bool = True) -> EmbeddedPrefect:
         "PREFECT_API_URL, or try again."
     )
     database = folder / "prefect.db"
-    is_first = not database.exists() and not take("prefect", database)
+    if not database.exists():
+        make_empty("prefect", database)
     environment = _server_environment() | _for_one_command() | _at(database)
     if not ui:
         environment |= {"PREFECT_UI_ENABLED": "false", "PREFECT__SERVER_EPHEMERAL": "1"}
     name, limit_s = "The embedded Prefect server", start_limit_s()
-    return _start(home, 0, environment, name, limit_s, way_out, is_first)
+    return _start(home, 0, environment, name, limit_s, way_out)
 
 
 def start_standing_prefect(
@@ -227,13 +223,6 @@ def _at(database: Path) -> dict[str, str]:
     return {"PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{database}"}
 
 
-def _is_empty(database: sqlite3.Connection) -> bool:
-    """Whether nothing of a home is in it: no run, and no key for its secrets."""
-    tables = ("flow_run", "configuration", "block_document")
-    counts = [database.execute(f"SELECT count(*) FROM {table}").fetchone() for table in tables]
-    return counts == [(0,)] * len(tables)
-
-
 def _prepare(home: Path) -> Path:
     folder = home / "prefect"
     folder.mkdir(parents=True, exist_ok=True)
@@ -248,7 +237,6 @@ def _start(
     name: str,
     startup_timeout_s: float,
     way_out: str,
-    is_first: bool = False,
 ) -> EmbeddedPrefect:
     if importlib.util.find_spec("prefect") is None:
         raise PrefectServerError(f"Prefect is not installed in {sys.prefix}.")
@@ -278,7 +266,7 @@ def _start(
             way_out=way_out,
             pass_fds=(listener.fileno(),),
         )
-    return EmbeddedPrefect(home, f"http://{LOOPBACK}:{port}/api", process, is_first=is_first)
+    return EmbeddedPrefect(home, f"http://{LOOPBACK}:{port}/api", process)
 
 
 def _server_environment() -> dict[str, str]:

@@ -142,9 +142,8 @@ def command() -> list[str]:
 
 
 def home_environment(folder: Path) -> dict[str, str]:
-    """A home in `folder`, and the cache of a user who never ran Boostline before."""
-    places = {"BOOSTLINE_HOME": folder / "home", "XDG_CACHE_HOME": folder / "cache"}
-    return {**clean_environment(), **{name: str(place) for name, place in places.items()}}
+    """A new home in `folder`."""
+    return {**clean_environment(), "BOOSTLINE_HOME": str(folder / "home")}
 
 
 def measured(

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,14 +48,10 @@ def sides(chosen: Chosen) -> Iterator[Measured]:
 
 
 def startup(chosen: Chosen) -> Iterator[Measured]:
-    """A user's first `boostline train` with its defaults, the same in another folder, and the least
-    that its two services cost.
-    """
+    """A user's first `boostline train` with its defaults; the least that its two services cost."""
     for _ in range(chosen.repeat):
         with scratch(chosen.data) as folder:
             yield boostline("boostline train", folder, None, chosen.seed)
-            shutil.rmtree(folder / "home")
-            yield boostline("in another folder", folder, None, chosen.seed)
         with scratch(chosen.data) as folder:
             yield python("empty flow, one logged model", "bare_services.py", folder)
 

@@ -202,11 +202,7 @@ def test_first_runs_at_once(boostline_alone: Boostline) -> None:
     words = ["--set", "cluster.workers=1", "--set", "cluster.threads=1"]
     words += ["--set", "evaluate.bootstrap=100"]
     files = [boostline_alone.folder / f"summary-{number}.json" for number in range(AT_ONCE)]
-    # the first of all: no cache has the empty databases
-    alone = {"XDG_CACHE_HOME": str(boostline_alone.folder / "cache")}
-    started = [
-        boostline_alone.start("train", "--summary", str(file), *words, **alone) for file in files
-    ]
+    started = [boostline_alone.start("train", "--summary", str(file), *words) for file in files]
     limit = time.monotonic() + 45 * AT_ONCE
     errors = [process.communicate(timeout=limit - time.monotonic())[1] for process in started]
     assert [process.returncode for process in started] == [0] * AT_ONCE, errors

@@ -1,109 +1,124 @@
-"""Empty databases that new homes take from the user's cache."""
+"""Empty databases of new homes, against what the packages' own migrations come to.
 
+Where a version in constraints.txt has changed, BOOSTLINE_WRITE_SCHEMAS=1 has these tests write
+`infra/schemas` anew.
+"""
+
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+import infra.fresh_databases as fresh_databases
 import infra.mlflow_store as mlflow_store
-from infra.fresh_databases import keep, take
+from infra.fresh_databases import make_empty, schema_file
 from infra.mlflow_store import MlflowStoreError, artifact_root, open_experiment, prepare_mlflow
 from infra.prefect_server import start_embedded_prefect
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def none_configured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "boostline"
 
 
-def made(path: Path, rows: int = 0) -> Path:
-    with closing(sqlite3.connect(path)) as database, database:
-        database.execute("PRAGMA journal_mode=WAL")
-        database.execute("CREATE TABLE runs (id INTEGER)")
-        database.executemany("INSERT INTO runs VALUES (?)", [(row,) for row in range(rows)])
-    return path
+@pytest.fixture
+def without_schemas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fresh_databases, "SCHEMAS", tmp_path / "none")
 
 
-def is_empty(database: sqlite3.Connection) -> bool:
-    return rows_of(database) == 0
+def contents(database: Path) -> dict[str, object]:
+    """What is in a database: by name, the lines of its definition; by table, its rows.
+
+    Alembic writes a table's constraints in another order each time.
+    """
+    with closing(sqlite3.connect(database)) as connection:
+        held = "SELECT type, name, sql FROM sqlite_master WHERE sql NOT NULL"
+        definitions = connection.execute(held).fetchall()
+        tables = [name for kind, name, _ in definitions if kind == "table"]
+        rows = {name: connection.execute(f'SELECT * FROM "{name}"').fetchall() for name in tables}
+    lines = {
+        f"{kind} {name}": sorted(line.strip(" \t,") for line in sql.splitlines())
+        for kind, name, sql in definitions
+    }
+    return {**lines, **rows}
 
 
-def rows_of(database: sqlite3.Connection) -> int:
-    return int(database.execute("SELECT count(*) FROM runs").fetchone()[0])
-
-
-def test_what_is_kept_is_taken(tmp_path: Path) -> None:
-    assert not take("mlflow", tmp_path / "first.db")
-    keep("mlflow", made(tmp_path / "first.db"), is_empty)
-    assert take("mlflow", tmp_path / "second.db")
-    with closing(sqlite3.connect(tmp_path / "second.db")) as second:
-        assert rows_of(second) == 0
-    assert not take("prefect", tmp_path / "third.db")
-    assert [path.name for path in tmp_path.glob("second*")] == ["second.db"]
-
-
-def test_one_that_holds_anything_is_not_kept(tmp_path: Path) -> None:
-    keep("mlflow", made(tmp_path / "used.db", rows=1), is_empty)
-    assert not take("mlflow", tmp_path / "new.db")
-
-
-def test_one_that_is_there_stays(tmp_path: Path) -> None:
-    keep("mlflow", made(tmp_path / "first.db"), is_empty)
-    made(tmp_path / "mine.db", rows=3)
-    assert not take("mlflow", tmp_path / "mine.db")
-    with closing(sqlite3.connect(tmp_path / "mine.db")) as mine:
-        assert rows_of(mine) == 3
-
-
-@pytest.mark.parametrize("damage", ["cut short", "no digest"])
-def test_a_damaged_one_is_not_taken_and_kept_anew(damage: str, tmp_path: Path, cache: Path) -> None:
-    first = made(tmp_path / "first.db")
-    keep("mlflow", first, is_empty)
-    (kept,), (digest,) = cache.glob("*.db"), cache.glob("*.sha256")
-    if damage == "cut short":
-        kept.write_bytes(kept.read_bytes()[:-100])
-    else:
-        digest.unlink()
-    assert not take("mlflow", tmp_path / "new.db")
-    keep("mlflow", first, is_empty)
-    assert take("mlflow", tmp_path / "new.db")
-
-
-def test_a_cache_that_cant_be_written_changes_nothing(tmp_path: Path) -> None:
-    (tmp_path / "cache").write_text("a file where the folder should be")
-    keep("mlflow", made(tmp_path / "first.db"), is_empty)
-    assert not take("mlflow", tmp_path / "new.db")
+def held_against_migrated(package: str, migrated: Path, new: Path) -> None:
+    kept = schema_file(package)
+    if os.environ.get("BOOSTLINE_WRITE_SCHEMAS"):
+        for older in kept.parent.glob(f"{package}-*.sql"):
+            older.unlink()
+        with closing(sqlite3.connect(migrated)) as connection:
+            kept.write_text("\n".join(connection.iterdump()) + "\n", encoding="utf-8")
+    assert make_empty(package, new), (
+        f"{kept.name} is missing: BOOSTLINE_WRITE_SCHEMAS=1 pytest {__file__} -m slow"
+    )
+    assert contents(new) == contents(migrated)
 
 
 @pytest.mark.slow
-def test_a_second_home_needs_no_migration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepare_mlflow(tmp_path / "first")
+def test_mlflows_is_what_its_migrations_come_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(fresh_databases, "SCHEMAS", tmp_path / "none")
+        prepare_mlflow(tmp_path)
+    migrated = tmp_path / "mlflow.db"
+    # what differs from home to home
+    with closing(sqlite3.connect(migrated)) as store, store:
+        store.execute(
+            "UPDATE experiments SET artifact_location = '', creation_time = 0, last_update_time = 0"
+        )
+    held_against_migrated("mlflow", migrated, tmp_path / "new.db")
 
+
+@pytest.mark.slow
+def test_prefects_is_what_its_migrations_come_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(fresh_databases, "SCHEMAS", tmp_path / "none")
+        with start_embedded_prefect(tmp_path, ui=False) as server:
+            server.wait()
+    held_against_migrated("prefect", tmp_path / "prefect" / "prefect.db", tmp_path / "new.db")
+
+
+def test_one_that_is_there_stays(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.db"
+    mine.write_text("mine")
+    assert not make_empty("mlflow", mine)
+    assert mine.read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.db"]
+
+
+def test_another_version_has_none(tmp_path: Path, without_schemas: None) -> None:
+    assert not make_empty("mlflow", tmp_path / "new.db")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_broken_schema_is_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fresh_databases, "SCHEMAS", tmp_path)
+    whole = "BEGIN; CREATE TABLE runs (id INTEGER); CREATE TABLE tags"
+    schema_file("mlflow").write_text(whole)
+    assert not make_empty("mlflow", tmp_path / "new.db")
+    assert [path.suffix for path in tmp_path.iterdir()] == [".sql"]
+
+
+def test_a_new_store_needs_no_migration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(*_: object) -> None:
-        raise MlflowStoreError("migrated again")
+        raise MlflowStoreError("migrated")
 
     monkeypatch.setattr(mlflow_store, "_run_migration", forbidden)
-    uri = prepare_mlflow(tmp_path / "second")
+    uri = prepare_mlflow(tmp_path)
     from mlflow import MlflowClient
 
     client = MlflowClient(uri, uri)
     default = client.get_experiment("0")
-    assert default.artifact_location == f"{artifact_root(tmp_path / 'second')}/0"
-    run = client.create_run(open_experiment(client, "nights", tmp_path / "second"))
+    assert default.artifact_location == f"{artifact_root(tmp_path)}/0"
+    assert default.creation_time and default.creation_time > 1_600_000_000_000
+    run = client.create_run(open_experiment(client, "nights", tmp_path))
     client.log_text(run.info.run_id, "hello", "note.txt")
-    assert [*(tmp_path / "second" / "artifacts").rglob("note.txt")]
-    assert not (tmp_path / "first" / "artifacts").exists()
-
-
-@pytest.mark.slow
-def test_prefects_server_starts_on_a_copy(tmp_path: Path, cache: Path) -> None:
-    with start_embedded_prefect(tmp_path / "first", ui=False) as server:
-        server.wait()
-    assert [path.name.partition("-")[0] for path in cache.glob("*.sha256")] == ["prefect"]
-    with start_embedded_prefect(tmp_path / "second", ui=False) as server:
-        assert (tmp_path / "second" / "prefect" / "prefect.db").stat().st_size > 100_000
-        server.wait()
+    assert [*(tmp_path / "artifacts").rglob("note.txt")]

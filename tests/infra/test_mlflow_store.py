@@ -1,4 +1,4 @@
-"""The embedded MLflow store, first used by several processes at once."""
+"""The embedded MLflow store, first used by several processes at once; all of them migrate."""
 
 import fcntl
 import importlib.metadata
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import infra.fresh_databases as fresh_databases
 from infra.mlflow_store import MlflowStoreError, prepare_mlflow
 
 pytestmark = pytest.mark.slow
@@ -21,8 +22,10 @@ pytestmark = pytest.mark.slow
 FIRST_RUN = """
 import sys
 from pathlib import Path
+import infra.fresh_databases
 from infra.mlflow_store import open_experiment, prepare_mlflow, quiet_mlflow
 home = Path(sys.argv[1])
+infra.fresh_databases.SCHEMAS = home / "none"  # as with another version of MLflow
 uri = prepare_mlflow(home)
 assert "mlflow" not in sys.modules
 quiet_mlflow()
@@ -54,9 +57,9 @@ def mlflow_folder() -> str:
 
 
 @pytest.fixture(autouse=True)
-def no_configured_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def none_configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(fresh_databases, "SCHEMAS", tmp_path / "none")
 
 
 @pytest.fixture(scope="module")
