@@ -15,10 +15,15 @@ from typing import Any
 from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster
 
-from infra.cluster_plan import ClusterError, ClusterPlan, ClusterSettingError
+from infra.cluster_plan import ClusterError, ClusterPlan, ClusterSettingError, GpuPlan
 from infra.local_cluster import OutlivesWorkers, processes_here
 
 MOST_THREADS = 8
+# Whichever of them is loaded first decides what the process may do with the GPU's memory.
+PRE_IMPORT = ("cudf", "cupy", "xgboost")
+POOL_SIZE = "0.5"  # of a GPU
+# What CUDA's own pool keeps of what was freed: enough for batches, and the rest is XGBoost's.
+ASYNC_KEPT = "1GB"
 _INSTALL = "pip install -c constraints.txt -e '.[gpu]'"
 
 
@@ -67,11 +72,26 @@ def dask_cuda_arguments(plan: ClusterPlan, devices: list[str]) -> dict[str, Any]
         "enable_cudf_spill": gpu.spill,
         "protocol": gpu.protocol,
         "rmm_async": gpu.allocator == "async",
-        "rmm_pool_size": (gpu.pool_size or 0.5) if gpu.allocator == "pool" else None,
+        "rmm_release_threshold": ASYNC_KEPT if gpu.allocator == "async" else None,
+        "rmm_pool_size": (gpu.pool_size or POOL_SIZE) if gpu.allocator == "pool" else None,
         # what CuPy holds and what cuDF holds come from one place
         "rmm_allocator_external_lib_list": None if gpu.allocator == "none" else ["cupy"],
-        "pre_import": ["cudf", "cupy", "xgboost"],
+        "pre_import": [*PRE_IMPORT],
     }
+
+
+def dask_cuda_options(gpu: GpuPlan) -> list[str]:
+    """The same settings for `dask cuda worker`, where Kubernetes or Slurm starts it."""
+    options = ["--device-memory-limit", gpu.memory_limit or "default"]
+    options += ["--enable-cudf-spill" if gpu.spill else "--disable-cudf-spill"]
+    options += ["--pre-import", ",".join(PRE_IMPORT)]
+    if gpu.allocator == "async":
+        options += ["--rmm-async", "--rmm-release-threshold", ASYNC_KEPT]
+    if gpu.allocator == "pool":
+        options += ["--rmm-pool-size", gpu.pool_size or POOL_SIZE]
+    if gpu.allocator != "none":
+        options += ["--set-rmm-allocator-for-libs", "cupy"]
+    return options
 
 
 def _starter(arguments: Mapping[str, Any]) -> Callable[..., LocalCluster]:

@@ -29,6 +29,7 @@ from infra.cluster_plan import (
     as_variables,
     worker_variables,
 )
+from infra.cuda_cluster import dask_cuda_options
 from infra.growing import growing
 
 API = "kubernetes.dask.org/v1"
@@ -157,6 +158,7 @@ def _worker(plan: ClusterPlan) -> dict[str, Any]:
             *("--name", "$(DASK_WORKER_NAME)", "--nthreads", str(plan.threads)),
             *("--memory-limit", str(plan.memory_limit), "--no-dashboard"),
             *("--local-directory", SCRATCH, "--death-timeout", f"{plan.start_timeout_s:.0f}"),
+            *(dask_cuda_options(plan.gpu) if plan.asked.gpus else []),
             *_tls_options(plan),
         ],
         "resources": {"requests": {"cpu": str(plan.threads), **limits}, "limits": limits},

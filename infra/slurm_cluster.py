@@ -29,6 +29,7 @@ from infra.cluster_plan import (
     worker_variables,
 )
 from infra.cluster_watch import watching, workers_of
+from infra.cuda_cluster import dask_cuda_options
 from infra.growing import growing
 
 COMMANDS = ("sbatch", "scancel", "squeue")
@@ -117,7 +118,10 @@ def _cluster(plan: ClusterPlan) -> SlurmJobs:
             job_name="boostline",
             python=shlex.quote(sys.executable),
             worker_command="dask_cuda.cli worker" if asked.gpus else None,
-            worker_extra_args=["--no-dashboard"],
+            worker_extra_args=[
+                "--no-dashboard",
+                *(dask_cuda_options(plan.gpu) if asked.gpus else []),
+            ],
             job_extra_directives=[
                 *([f"--gres=gpu:{asked.gpus}"] if asked.gpus else []),
                 *asked.directives,

@@ -89,13 +89,15 @@ class ClusterConfig(Section):
     gpu_allocator: Literal["async", "pool", "none"] = Field(
         "async",
         description="Memory of cuDF and CuPy: from CUDA's own pool, which XGBoost can use beside "
-        "them, from a pool of theirs, or piece by piece (cuda).",
+        "them, from a pool of theirs, or piece by piece (cuda, kubernetes, slurm).",
     )
     gpu_pool_size: Annotated[str | None, AfterValidator(_a_size)] = Field(
         None, description='Size of that pool, as in "20GiB"; half of the GPU if unset.'
     )
     gpu_spill: bool = Field(
-        True, description="Let cuDF move columns to the host where a GPU is full (cuda)."
+        True,
+        description="Let cuDF move columns to the host where a GPU is full (cuda, kubernetes, "
+        "slurm).",
     )
     protocol: Literal["tcp", "ucx"] = Field(
         "tcp", description="How Dask's workers talk; XGBoost between GPUs speaks NCCL (cuda)."

@@ -22,7 +22,7 @@ BATCH_BYTES = 40
 # those of one level and the one above.
 HISTOGRAM_BYTES = 16
 NODES = 192
-# XGBoost holds two pages at once, each of about this share of the GPU.
+# XGBoost holds two pages at once, each of about this share of what a training may fill.
 PAGE_SHARE = 1 / 16
 # What XGBoost takes of the host while a page is written there.
 HOST_SHARE = 0.9
@@ -124,5 +124,10 @@ class DeviceRoom(Room):
         """The host's memory was looked at before the first page: XGBoost takes it at once."""
 
     def page_rows(self, need: Need) -> int:
-        """Every batch is a page: XGBoost puts them together to its own size."""
+        """Every batch is a page: XGBoost puts them together."""
         return max(1, need.largest)
+
+    def page_bytes(self) -> int | None:
+        """XGBoost's own size is of the whole GPU, whatever a training may fill."""
+        assert self.limit is not None
+        return int(PAGE_SHARE * self.limit)

@@ -124,12 +124,13 @@ def open_cache(sources: Sequence[BatchSource], budget: int) -> Iterator[BatchCac
 @dataclass(frozen=True)
 class Pages:
     """A folder for the pages of matrices on disk, of `rows` rows at most. `check` is called before
-    each, and raises where it has no room.
+    each, and raises where it has no room. On a GPU XGBoost puts pages together to `bytes`.
     """
 
     folder: Path
     rows: int
     check: Callable[[], None]
+    bytes: int | None = None
 
 
 class BatchIterator(xgb.DataIter):
@@ -152,7 +153,10 @@ class BatchIterator(xgb.DataIter):
         *,
         keeps_rows: bool = True,
     ) -> None:
-        super().__init__(cache_prefix=None if pages is None else str(pages.folder / side))
+        super().__init__(
+            cache_prefix=None if pages is None else str(pages.folder / side),
+            min_cache_page_bytes=None if pages is None else pages.bytes,
+        )
         self._pages = pages
         self._keeps_rows = keeps_rows
         self._cache = cache
@@ -173,11 +177,13 @@ class BatchIterator(xgb.DataIter):
         if self._rest is not None:
             self._give_page(input_data, *self._rest)
             return True
+        empty: Batch | None = None
         while self._next < len(self._cache):
             index = self._next
             self._next += 1
             batch = self._cache.read(self._side, index)
             if len(batch.label) == 0:
+                empty = batch
                 continue
             if self._keeps_rows:
                 self._rows.setdefault(index, (batch.position, batch.weight))
@@ -187,8 +193,11 @@ class BatchIterator(xgb.DataIter):
         if self._given_rows:
             return False
         self._given_rows = True
-        width = len(self._schema.names)
-        self._give(input_data, np.empty((0, width), np.float32), np.empty(0, np.float64))
+        if empty is None:
+            width = len(self._schema.names)
+            empty = Batch(np.empty((0, width), np.float32), np.empty(0), np.empty(0, np.uint64))
+        # one that was read lies where the others' rows do: XGBoost asks the first of all
+        self._give(input_data, empty.features, empty.label)
         return True
 
     @property

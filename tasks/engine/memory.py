@@ -197,6 +197,10 @@ class Room:
         bytes_ = PAGE_SHARE * self.limit
         return max(LEAST_PAGE_ROWS, min(PAGE_ROWS, int(bytes_ / (need.features * need.value + 8))))
 
+    def page_bytes(self) -> int | None:
+        """To which XGBoost puts pages together, which it does on a GPU alone."""
+        return None
+
     def check_page(self, need: Need, free: int) -> None:
         """Raises RunError where the disk fills up: XGBoost ends the process when a write fails."""
         page = self.page_rows(need) * (need.features * need.value + 8)
@@ -289,7 +293,7 @@ def place_of(share: Share, need: Need, tell: Callable[[str], None]) -> Iterator[
         def check() -> None:
             room.check_page(need, room.free(folder))
 
-        pages = Pages(Path(folder), room.page_rows(need), check)
+        pages = Pages(Path(folder), room.page_rows(need), check, room.page_bytes())
         # after a loss the estimate is known to be too low
         after_loss = share.options.after_loss
         batches = 0 if after_loss else room.cache(held + need.batch + need.state)

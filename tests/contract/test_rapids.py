@@ -17,7 +17,7 @@ from dask.utils import parse_bytes
 
 from infra.cluster import ClusterError, open_cluster
 from infra.cluster_plan import ClusterPlan, GpuPlan
-from infra.cuda_cluster import dask_cuda_arguments, device_of
+from infra.cuda_cluster import dask_cuda_arguments, dask_cuda_options, device_of
 from tasks.engine import frames
 from tasks.engine.booster import checked_device
 from tasks.engine.errors import UserError
@@ -63,7 +63,7 @@ USED: dict[str, set[str]] = {
     "nvforest:GPUForestInferenceRegressor.predict": {"X"},
     "nvforest:GPUForestInferenceRegressor.optimize": {"data", "batch_size"},
     "xgboost:ExtMemQuantileDMatrix": {"data", "ref", "max_bin", "cache_host_ratio"},
-    "xgboost:DataIter": {"cache_prefix", "on_host"},
+    "xgboost:DataIter": {"cache_prefix", "on_host", "min_cache_page_bytes"},
 }
 NAMES = [
     "cudf:Series.isna",
@@ -99,6 +99,19 @@ def named(path: str) -> Any:
 @pytest.mark.parametrize("path", USED)
 def test_parameters_exist(path: str) -> None:
     assert USED[path] <= set(inspect.signature(named(path)).parameters)
+
+
+@pytest.mark.parametrize("allocator", ["async", "pool", "none"])
+def test_dask_cuda_worker_takes_the_options(allocator: str) -> None:
+    """Those that Kubernetes' and Slurm's workers are started with."""
+    from dask_cuda.cli import worker
+
+    gpu = GpuPlan(allocator=allocator, pool_size="1GB" if allocator == "pool" else None)
+    words = ["tcp://127.0.0.1:1", *dask_cuda_options(gpu)]
+    taken = worker.make_context("worker", words).params
+    assert taken["enable_cudf_spill"] is True and taken["preload_argv"] == ()
+    assert taken["rmm_async"] is (allocator == "async")
+    assert taken["rmm_pool_size"] == gpu.pool_size
 
 
 @pytest.mark.parametrize("path", NAMES)

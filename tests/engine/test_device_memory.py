@@ -60,6 +60,7 @@ def test_in_the_gpu_s_memory() -> None:
 def test_in_the_host_s_memory() -> None:
     place, notes = decided(20_000_000, 2_500 * MB)
     assert place.pages is not None
+    assert place.pages.bytes == 2_500 * MB // 16  # what the estimate counts two of
     assert notes == [
         "A worker's share of 20,000,000 rows × 28 features takes about 1,862 MB in memory, beside "
         "500 MB that the worker holds already. Its memory limit is 2,500 MB "

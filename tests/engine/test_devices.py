@@ -19,7 +19,7 @@ from tasks.engine.fold import bundles
 from tasks.engine.frames import on_host, read_frame
 from tasks.engine.home import Home
 from tasks.engine.ingest import ingest
-from tasks.engine.matrix import Batch
+from tasks.engine.matrix import Batch, BatchIterator, Schema, Sides, open_cache
 from tasks.engine.planning import plan_of
 from tasks.engine.profile import encoder_from, take_profile
 from tasks.engine.rows import load
@@ -144,6 +144,27 @@ def test_batches_are_the_cpus_to_the_last_bit(tmp_path: Path, split: dict[str, A
     assert compared == {side: profile.rows[side] for side in compared}
     rows = load(bundles(dataset.row_groups())[0][0], plan, "cuda")
     assert rows.rejected is not None and isinstance(rows.rejected.frame, pd.DataFrame)
+
+
+def test_a_share_without_train_rows_is_there_too(tmp_path: Path) -> None:
+    """XGBoost builds where the first batch lies, and all members of a group build alike."""
+    config = configured(tmp_path / "data", {})
+    home = Home(str(tmp_path / "home"))
+    dataset = ingest(config.data, home)
+    plan = plan_of(config, dataset)
+    dataset, profile = take_profile(None, dataset, plan, config, home)
+    rows = _Batches(plan, profile.encoder, "cuda")(dataset.row_groups())[0]().train
+    none = Batch(rows.features[:0], rows.label[:0], rows.position[:0])
+    scale = LabelScale.of(spec_of(config, plan, profile))
+    schema = Schema(tuple(plan.names), ("q",) * plan.width)
+    given: list[dict[str, Any]] = []
+    with open_cache([lambda: Sides(none, none)] * 2, 0) as cache:
+        iterator = BatchIterator(cache, "train", schema, scale.to_label)
+        assert iterator.next(lambda **data: given.append(data))
+        assert not iterator.next(lambda **data: given.append(data))
+    (only,) = given
+    assert only["data"].shape == (0, plan.width) and only["label"].shape == (0,)
+    assert not isinstance(only["data"], np.ndarray) and not isinstance(only["label"], np.ndarray)
 
 
 def gradients(spec: Any, batch: Batch) -> tuple[Any, Any]:

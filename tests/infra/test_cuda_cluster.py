@@ -9,7 +9,8 @@ import pytest
 from distributed import Client, LocalCluster, WorkerPlugin
 
 from flows.places import chosen, cluster_of, device_of
-from infra.cuda_cluster import gpus, no_gpu
+from infra.cluster_plan import GpuPlan
+from infra.cuda_cluster import dask_cuda_options, gpus, no_gpu
 from infra.gpu_telemetry import watching_gpus
 from tasks.engine.cluster_config import ClusterConfig
 from tasks.engine.errors import UserError
@@ -55,6 +56,32 @@ def test_cuda_without_a_gpu_is_refused(reason: str, tmp_path: Path) -> None:
 def test_settings_that_do_not_fit(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         ClusterConfig.model_validate(settings)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "options"),
+    [
+        pytest.param(
+            GpuPlan(),
+            "--device-memory-limit default --enable-cudf-spill --pre-import cudf,cupy,xgboost "
+            "--rmm-async --rmm-release-threshold 1GB --set-rmm-allocator-for-libs cupy",
+            id="defaults",
+        ),
+        pytest.param(
+            GpuPlan(allocator="pool", pool_size="20GiB", memory_limit="30GiB", spill=False),
+            "--device-memory-limit 30GiB --disable-cudf-spill --pre-import cudf,cupy,xgboost "
+            "--rmm-pool-size 20GiB --set-rmm-allocator-for-libs cupy",
+            id="pool",
+        ),
+        pytest.param(
+            GpuPlan(allocator="none"),
+            "--device-memory-limit default --enable-cudf-spill --pre-import cudf,cupy,xgboost",
+            id="none",
+        ),
+    ],
+)
+def test_options_of_workers_that_others_start(gpu: GpuPlan, options: str) -> None:
+    assert " ".join(dask_cuda_options(gpu)) == options
 
 
 @pytest.fixture(scope="module")

@@ -54,6 +54,7 @@ def test_the_manifest_asks_for_what_was_set() -> None:
         "limits": {"memory": "8000000000", "nvidia.com/gpu": "1"},
     }
     assert worker["args"][:3] == ["dask", "cuda", "worker"]
+    assert {"--enable-cudf-spill", "--rmm-async"} < set(worker["args"])
     assert worker["envFrom"] == [{"secretRef": {"name": "s3"}}]
     address = {
         "name": "DASK_SCHEDULER_ADDRESS",
@@ -73,6 +74,7 @@ def test_the_manifest_asks_for_what_was_set() -> None:
         assert each["securityContext"]["readOnlyRootFilesystem"]
     plain = container(made(), "worker")
     assert plain["args"][:2] == ["dask", "worker"] and "--protocol" not in plain["args"]
+    assert not any("rmm" in word or "cudf" in word for word in plain["args"])
     assert "nvidia.com/gpu" not in plain["resources"]["limits"]
 
 

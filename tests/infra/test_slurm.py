@@ -191,6 +191,7 @@ def test_the_script_of_a_job(tmp_path: Path) -> None:
     command = script.splitlines()[-1]
     assert " -m dask_cuda.cli worker tls://" in command
     assert " --nthreads 4 --memory-limit 12.00GiB " in command
+    assert " --enable-cudf-spill --pre-import cudf,cupy,xgboost --rmm-async " in command
     key = tmp_path / "tls_worker_key.pem"
     assert f" --tls-key {key}" in command and key.stat().st_mode & 0o777 == 0o600
 
