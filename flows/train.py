@@ -55,7 +55,9 @@ def run(config: Config, home: Home, day: date, verbose: bool = False) -> "Outcom
             from flows.states import settle
 
             quiet_mlflow()
-            store.result()
+            if store.result().startswith("sqlite"):
+                # MLflow loads it with the first client, when nothing else is left to wait for
+                import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
             server.wait()
             watched = () if server.embedded else watch_this_run()
             settle(home)

@@ -82,8 +82,12 @@ class ClusterPlan:
     gpu: GpuPlan = GpuPlan()
 
 
+# Whether it is late is looked at 50 times a second by each scheduler, nanny and worker, which takes
+# the processor from a worker that boosts, and all others wait for that one.
+_TICK = {"distributed.admin.tick.interval": "1s"}
 # Whoever starts the scheduler sets these: what fails or falls silent is our own decision.
 SCHEDULER_SETTINGS = {
+    **_TICK,
     # Dask's own watch takes up to twice as long, and ends healthy workers after a sleep.
     "distributed.scheduler.worker-ttl": None,
     # A task whose worker died is not tried elsewhere: who drives the work decides.
@@ -91,6 +95,7 @@ SCHEDULER_SETTINGS = {
 }
 # Results are small and tasks hold the memory: a paused worker would wait for ever.
 WORKER_SETTINGS = {
+    **_TICK,
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,

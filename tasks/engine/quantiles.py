@@ -2,12 +2,14 @@
 
 A float64's bits, their sign turned, order as unsigned integers just as the numbers do. A pass
 counts the next digit of those integers among the values that share the digits known so far with a
-wanted order statistic; after four passes of 16 bits every wanted value is known to its last bit.
-Where few values share the known digits, one pass counts all that is left of them, so that two or
-three passes do for millions of rows and one for a small table.
+wanted order statistic; after a first digit of 20 bits (sign, exponent and 8 bits of the mantissa)
+and three of 16 at most every wanted value is known to its last bit. Where few values share the known
+digits, one pass counts all that is left of them, so that two passes do for millions of rows and one
+for a small table.
 
-A summary holds at most 2^16 counts of 16 bytes (1 MiB) for each wanted order statistic, of which a
-quantile has two: 18 MiB for nine deciles, whatever the rows; usually a small part of that.
+A summary holds at most 2^20 counts of 16 bytes (16 MiB) for a name in the first pass, where values
+have every exponent there is; some thousands usually. Later ones hold 2^16 (1 MiB) for each wanted
+order statistic, of which a quantile has two: 18 MiB for nine deciles, whatever the rows.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +27,10 @@ from tasks.engine.hashing import Float64, UInt64
 
 Values = Callable[[tuple[RowGroup, ...]], dict[str, Float64]]
 
+FIRST_BITS = 20
 DIGIT_BITS = 16
+# From so many times more places than values on, values are sorted and not counted by place.
+SPARSE = 4
 _SIGN = np.uint64(1 << 63)
 _NAN = 0xFFF8 << 48  # image of NaN, above that of infinity
 
@@ -107,7 +112,7 @@ class Search:
                 del self.brackets[rank]
                 continue
             shift = bracket.next_shift
-            next_shift = 0 if rows <= few else shift - DIGIT_BITS
+            next_shift = 0 if rows <= few else max(0, shift - DIGIT_BITS)
             self.brackets[rank] = (Bracket(prefix, shift, next_shift), int(upto[at]) - rows)
 
     def answers(self, has_nan: bool) -> list[float]:
@@ -151,7 +156,7 @@ def exact_quantiles(
         if not all(0 <= quantile <= 1 for quantile in quantiles):
             raise ValueError(f"quantiles of {name!r} must lie from 0 to 1: {list(quantiles)}")
     rows = sum(group.rows for group in row_groups)
-    first = Bracket(prefix=0, shift=64, next_shift=0 if rows <= few else 64 - DIGIT_BITS)
+    first = Bracket(prefix=0, shift=64, next_shift=0 if rows <= few else 64 - FIRST_BITS)
     searches = {name: Search(quantiles) for name, quantiles in wanted.items()}
     open_brackets = {name: {first} for name in wanted}
     has_nan: dict[str, bool] = {}
@@ -189,15 +194,15 @@ def _count_in(orders: UInt64, bracket: Bracket) -> Counts:
     if bracket.shift < 64:
         orders = orders[orders >> np.uint64(bracket.shift) == np.uint64(bracket.prefix)]
     cut = orders >> np.uint64(bracket.next_shift)
-    width = bracket.shift - bracket.next_shift
-    if width > DIGIT_BITS or len(cut) < 1 << (DIGIT_BITS - 3):
+    lowest = cut.min(initial=np.uint64((1 << 64) - 1))
+    span = int(cut.max(initial=lowest) - lowest) + 1
+    if span > SPARSE * len(cut):
         prefix, count = np.unique(cut, return_counts=True)
         return Counts(prefix, count.astype(np.int64))
-    # Counting is quicker than sorting where the digit is short and the rows are many.
-    base = np.uint64(bracket.prefix << width if bracket.shift < 64 else 0)
-    by_digit = np.bincount((cut - base).astype(np.int64), minlength=1)
+    # counting is quicker than sorting where the digits lie close together
+    by_digit = np.bincount((cut - lowest).astype(np.int64))
     digits = np.flatnonzero(by_digit)
-    return Counts(digits.astype(np.uint64) + base, by_digit[digits].astype(np.int64))
+    return Counts(digits.astype(np.uint64) + lowest, by_digit[digits].astype(np.int64))
 
 
 def _merge(
