@@ -3,9 +3,9 @@
 A float64's bits, their sign turned, order as unsigned integers just as the numbers do. A pass
 counts the next digit of those integers among the values that share the digits known so far with a
 wanted order statistic; after a first digit of 20 bits (sign, exponent and 8 bits of the mantissa)
-and three of 16 at most every wanted value is known to its last bit. Where few values share the known
-digits, one pass counts all that is left of them, so that two passes do for millions of rows and one
-for a small table.
+and three of 16 at most every wanted value is known to its last bit. Where few values share the
+known digits, one pass counts all that is left of them, so that two passes do for millions of rows
+and one for a small table.
 
 A summary holds at most 2^20 counts of 16 bytes (16 MiB) for a name in the first pass, where values
 have every exponent there is; some thousands usually. Later ones hold 2^16 (1 MiB) for each wanted
