@@ -226,7 +226,7 @@ def boost_segment(
         del sample
         rounds = spec.n_estimators - (start.rounds if start else 0)
         if rounds >= WORTH_ROUNDS and share.room.orders_rows(need):
-            sources = in_order(sources, schema, threads)
+            sources = in_order(sources, reference, threads)
         if group:
             with new_listeners_on_loopback(str(group["dmlc_tracker_uri"])):
                 stack.enter_context(collective.CommunicatorContext(**group))

@@ -233,14 +233,37 @@ class BatchIterator(xgb.DataIter):
         )
 
 
-def reference_matrix(sample: Float32, schema: Schema, max_bin: int, threads: int) -> Any:
-    """Bins of every feature from a sample float32 (n, p).
+def cut_points(values: Float32, max_bin: int) -> Float32:
+    """Where the bins of a feature begin: float32 (k,), rising, of values float32 (n,), some NaN.
 
-    Must be built before the worker joins its group: inside it XGBoost would merge every worker's
-    sketch, and the bins would depend on how many there are.
+    All distinct values where they are `max_bin` or fewer; else every n / max_bin-th in their order,
+    so that bins hold about as many rows each.
     """
+    known: Float32 = np.sort(values[~np.isnan(values)])
+    rises = known[1:] != known[:-1]
+    if np.count_nonzero(rises) < max_bin:
+        first: Float32 = known[np.concatenate([np.ones(min(1, len(known)), bool), rises])]
+        return first
+    return np.unique(known[np.arange(max_bin) * len(known) // max_bin])
+
+
+def reference_matrix(sample: Float32, schema: Schema, max_bin: int, threads: int) -> Any:
+    """Bins of every feature from a sample float32 (n, p); categories keep one each.
+
+    Of so few rows as there are cut points XGBoost makes exactly those its cuts. Must be built
+    before the worker joins its group: inside it XGBoost would merge every worker's sketch, and the
+    bins would depend on how many there are.
+    """
+    cuts = [
+        np.unique(column[~np.isnan(column)]) if kind == "c" else cut_points(column, max_bin)
+        for column, kind in zip(sample.T, schema.types, strict=True)
+    ]
+    rows = np.empty((max(1, *map(len, cuts)), len(cuts)), np.float32)
+    for place, points in enumerate(cuts):
+        rows[: len(points), place] = points
+        rows[len(points) :, place] = points[-1] if len(points) else np.nan
     return xgb.QuantileDMatrix(
-        sample,
+        rows,
         feature_names=list(schema.names),
         feature_types=list(schema.types),
         enable_categorical=True,

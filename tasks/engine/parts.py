@@ -102,7 +102,8 @@ def read_slices(slices: Sequence[Slice], below: float) -> list[pd.DataFrame]:
     @lru_cache(maxsize=4)
     def part(uri: str) -> pa.Table:
         with open_input(uri) as file:
-            return pq.read_table(file, page_checksum_verification=True)
+            # a few thousand rows: threads would only wait for each other
+            return pq.read_table(file, use_threads=False, page_checksum_verification=True)
 
     frames = []
     for each in slices:

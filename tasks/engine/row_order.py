@@ -7,12 +7,13 @@ of gradients are exact, so the model has the same bytes in any order, and this o
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xgboost as xgb
 
-from tasks.engine.matrix import Batch, BatchSource, Float32, Schema, Sides
+from tasks.engine.matrix import Batch, BatchSource, Float32, Sides
 
 # Rows of a batch are sorted by cells: the quarters of the features by which trees part them first.
 MOST_FEATURES = 5
@@ -32,8 +33,10 @@ class Cells:
     bounds: tuple[tuple[int, Float32], ...]
 
     @classmethod
-    def of(cls, batch: Batch, schema: Schema, threads: int) -> "Cells":
-        """From one tree on some of a batch's rows; outside of a group, which it would wait for."""
+    def of(cls, batch: Batch, reference: Any, threads: int) -> "Cells":
+        """From one tree on some of a batch's rows, in the bins of the matrix `reference`; outside
+        of a group, which it would wait for.
+        """
         some = slice(SAMPLE_ROWS)
         features, label = batch.features[some], batch.label[some]
         if not len(label):
@@ -41,11 +44,18 @@ class Cells:
         matrix = xgb.QuantileDMatrix(
             features,
             (label - label.mean()).astype(np.float32),
-            feature_types=list(schema.types),
+            ref=reference,
+            max_bin=reference.max_bin,
+            feature_types=reference.feature_types,
             enable_categorical=True,
             nthread=threads,
         )
-        parameters = {"max_depth": SAMPLE_DEPTH, "tree_method": "hist", "nthread": threads}
+        parameters = {
+            "max_depth": SAMPLE_DEPTH,
+            "tree_method": "hist",
+            "max_bin": reference.max_bin,
+            "nthread": threads,
+        }
         tree = xgb.train({**parameters, "base_score": 0.0, "verbosity": 0}, matrix, 1)
         gains = tree.get_score(importance_type="total_gain")
         places = [int(name[1:]) for name in sorted(gains, key=gains.__getitem__, reverse=True)]
@@ -88,12 +98,12 @@ class _Sorted:
         return Sides(self.cells.sorted(sides.train), sides.valid)
 
 
-def in_order(sources: Sequence[BatchSource], schema: Schema, threads: int) -> Sequence[BatchSource]:
+def in_order(sources: Sequence[BatchSource], reference: Any, threads: int) -> Sequence[BatchSource]:
     """The same batches with sorted train rows. Reads the middle one, and raises what that raises.
 
     Must be called before the worker joins its group.
     """
-    cells = Cells.of(sources[len(sources) // 2]().train, schema, threads)
+    cells = Cells.of(sources[len(sources) // 2]().train, reference, threads)
     return [_Sorted(source, cells) for source in sources] if cells.bounds else sources
 
 

@@ -1,5 +1,6 @@
 """A made table that workers make themselves, row group by row group: no files, nothing to send."""
 
+import importlib
 import math
 import os
 import signal
@@ -15,6 +16,7 @@ from tasks.engine.boost import BoostSpec
 from tasks.engine.checkpoints import CheckpointStore
 from tasks.engine.dataset import RowGroup
 from tasks.engine.errors import UserError
+from tasks.engine.frames import Device
 from tasks.engine.hashing import positions, stream, uniform
 from tasks.engine.matrix import Batch, BatchSource, Float32, Sides
 
@@ -53,19 +55,26 @@ def is_valid(position: Any) -> Any:
     return uniform(position, stream("split", 0)) < 0.25
 
 
-def read(group: RowGroup, weighted: bool, trouble: Trouble | None, only_first: bool) -> Sides:
+def read(
+    group: RowGroup,
+    weighted: bool,
+    trouble: Trouble | None,
+    only_first: bool,
+    device: Device = "cpu",
+) -> Sides:
     if trouble is not None and trouble.group == group.index:
         cause(trouble)
     features, target, weight, position = table(group)
     valid = is_valid(position)
     if only_first and group.index > 3:
         valid[:] = True
+    place: Any = importlib.import_module("cupy" if device == "cuda" else "numpy")
     sides = [
         Batch(
-            np.ascontiguousarray(features[mask]),
-            target[mask],
-            position[mask],
-            weight[mask] if weighted else None,
+            place.asarray(np.ascontiguousarray(features[mask])),
+            place.asarray(target[mask]),
+            place.asarray(position[mask]),
+            place.asarray(weight[mask]) if weighted else None,
         )
         for mask in (~valid, valid)
     ]
@@ -86,8 +95,9 @@ def make_batches(
     weighted: bool = False,
     trouble: Trouble | None = None,
     only_first: bool = False,
+    device: Device = "cpu",
 ) -> list[BatchSource]:
-    return [partial(read, group, weighted, trouble, only_first) for group in groups]
+    return [partial(read, group, weighted, trouble, only_first, device) for group in groups]
 
 
 def sample() -> Float32:
@@ -111,6 +121,8 @@ def spec(**changes: Any) -> BoostSpec:
         "checkpoint_every": 5,
         **changes,
     }
+    if values.get("device") == "cuda":  # as `spec_of` has it, so that a resume has the same margins
+        values.setdefault("column_chunk", values["checkpoint_every"])
     return BoostSpec(**values)
 
 

@@ -43,6 +43,11 @@ CASES = [
 ]
 
 
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 def alone(
     spec: BoostSpec,
     weighted: bool,
@@ -55,7 +60,7 @@ def alone(
     done: list[int] = []
     segment = boost_segment(
         spec,
-        made.make_batches(groups, weighted),
+        made.make_batches(groups, weighted, device=spec.device),
         made.sample(),
         store.latest(spec.n_estimators, spec.column_chunk),
         group=None,
@@ -114,15 +119,20 @@ def test_same_bytes(
 
 
 @pytest.mark.parametrize(("changes", "weighted"), CASES)
-def test_goes_on_where_it_stopped(tmp_path: Path, changes: dict[str, Any], weighted: bool) -> None:
-    """13 rounds, then 20: with columns sampled from the last full chunk."""
-    whole, _ = alone(made.spec(**changes), weighted, made.store(tmp_path / "whole"))
+def test_goes_on_where_it_stopped(
+    tmp_path: Path, changes: dict[str, Any], weighted: bool, device: str
+) -> None:
+    """13 rounds, then 20: with columns sampled, and on a GPU, from the last full chunk."""
+    spec = made.spec(**changes, device=device)
+    whole, _ = alone(spec, weighted, made.store(tmp_path / "whole"))
+    mixed, _ = alone(spec, weighted, made.store(tmp_path / "mixed"), made.ROW_GROUPS[::-1])
+    assert mixed == whole
     parts = made.store(tmp_path / "parts")
-    alone(made.spec(**changes, n_estimators=13), weighted, parts)
-    again, done = alone(made.spec(**changes), weighted, parts)
+    alone(spec.model_copy(update={"n_estimators": 13}), weighted, parts)
+    again, done = alone(spec, weighted, parts)
     assert again == whole
-    assert done[0] == (11 if "column_chunk" in changes else 14)
-    assert alone(made.spec(**changes), weighted, parts) == (whole, [])
+    assert done[0] == (14 if spec.column_chunk is None else 11)
+    assert alone(spec, weighted, parts) == (whole, [])
 
 
 ON_DISK = MatrixOptions(external="always")
@@ -166,8 +176,8 @@ def test_same_bytes_on_disk(
     assert not list((tmp_path / "pages").iterdir())
 
 
-def test_a_model_predicts_the_deviation_from_the_mean(tmp_path: Path) -> None:
-    spec = made.spec(n_estimators=60)
+def test_a_model_predicts_the_deviation_from_the_mean(tmp_path: Path, device: str) -> None:
+    spec = made.spec(n_estimators=60, device=device)
     store = made.store(tmp_path)
     alone(spec, False, store)
     checkpoint = store.latest(60)
@@ -193,10 +203,12 @@ def test_a_model_predicts_the_deviation_from_the_mean(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("on_disk", [False, True])
-def test_stops_early_at_the_same_round_when_resumed(tmp_path: Path, on_disk: bool) -> None:
+def test_stops_early_at_the_same_round_when_resumed(
+    tmp_path: Path, on_disk: bool, device: str
+) -> None:
     share = Share(options=ON_DISK, room=Room(scratch=str(tmp_path))) if on_disk else None
     overfits = {**TREES, "max_depth": 8, "learning_rate": 0.6}
-    spec = made.spec(params=overfits, n_estimators=60, early_stopping_rounds=4)
+    spec = made.spec(params=overfits, n_estimators=60, early_stopping_rounds=4, device=device)
     store = made.store(tmp_path / "whole")
     alone(spec, False, store)
     whole = store.latest(60)

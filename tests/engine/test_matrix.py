@@ -17,6 +17,7 @@ from tasks.engine.matrix import (
     Schema,
     Sides,
     binned_matrix,
+    cut_points,
     open_cache,
     reference_matrix,
 )
@@ -59,6 +60,43 @@ def test_reads(budget: int, reads: int) -> None:
     build(counted.sources, budget)
     assert max(counted.reads) <= reads + 1 and min(counted.reads) >= 1
     assert sum(counted.reads) <= reads * made.GROUPS + 3  # what was read ahead in vain
+
+
+NORMAL = np.random.default_rng(0).normal(size=20_000).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        pytest.param([3, 1, 2, 2, np.nan], [1, 2, 3], id="few values"),
+        pytest.param([np.nan, np.nan], [], id="none there"),
+        pytest.param([-7.0] * 9, [-7], id="one value"),
+        pytest.param(np.arange(64)[::-1], np.arange(64), id="as many as bins"),
+        pytest.param(np.arange(128), np.arange(0, 128, 2), id="twice as many"),
+        # half of the rows are zeros: the bins that are left hold a 64th of the rows each
+        pytest.param([0] * 100 + [*range(100)], [0, *np.arange(0, 100, 3.125)[1:]], id="ties"),
+    ],
+)
+def test_cut_points(values: Any, expected: Any) -> None:
+    found = cut_points(np.asarray(values, np.float32), 64)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, np.floor(np.asarray(expected, np.float32)))
+
+
+def test_bins_hold_about_as_many_rows_each_and_categories_one_each() -> None:
+    kinds = np.random.default_rng(1).integers(0, 90, len(NORMAL)).astype(np.float32)
+    sample = np.stack([NORMAL, kinds, np.round(NORMAL), np.full_like(NORMAL, np.nan)], axis=1)
+    schema = Schema(("a", "b", "c", "d"), ("q", "c", "q", "q"))
+    reference = reference_matrix(sample, schema, 64, 1)
+    pointers, values = reference.get_quantile_cut()
+    a, b, c, d = (values[pointers[i] : pointers[i + 1]] for i in range(4))
+    # XGBoost's own first and last lie beyond all values
+    np.testing.assert_array_equal(a[1:-1], cut_points(NORMAL, 64)[1:])
+    held, _ = np.histogram(NORMAL, a)
+    assert len(held) == 64 and held.min() >= 300 and held.max() <= 320
+    np.testing.assert_array_equal(b, np.arange(90))
+    np.testing.assert_array_equal(c[1:-1], np.unique(np.round(NORMAL))[1:])
+    assert len(d) <= 2
 
 
 @pytest.mark.parametrize("page_rows", [None, 100, 450, 10_000])

@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 
 from tasks.engine.boost import Segment, boost_segment
-from tasks.engine.matrix import Batch, Schema, Sides
+from tasks.engine.matrix import Batch, Schema, Sides, reference_matrix
 from tasks.engine.memory import ORDERED_ROWS, Share
 from tasks.engine.row_order import WORTH_ROUNDS, Cells, in_order
 from tests.engine import rows_for_boosting as made
 
 SCHEMA = Schema(("noise", "steep", "kind", "flat"), ("q", "q", "c", "q"))
+
+
+def reference() -> Any:
+    return reference_matrix(batch(20_000).features, SCHEMA, 256, 1)
 
 
 def batch(rows: int, seed: int = 0, weighted: bool = True) -> Batch:
@@ -27,7 +31,7 @@ def batch(rows: int, seed: int = 0, weighted: bool = True) -> Batch:
 
 def test_rows_of_a_cell_lie_together_in_their_order() -> None:
     whole = batch(20_000)
-    cells = Cells.of(whole, SCHEMA, 1)
+    cells = Cells.of(whole, reference(), 1)
     assert [place for place, _ in cells.bounds][:2] == [1, 2]
     order = cells.order(whole.features)
     assert sorted(order) == [*range(20_000)]
@@ -46,19 +50,19 @@ def test_rows_of_a_cell_lie_together_in_their_order() -> None:
 
 def test_a_sorted_batch_has_whole_rows() -> None:
     whole = batch(20_000)
-    found = Cells.of(whole, SCHEMA, 1).sorted(whole)
+    found = Cells.of(whole, reference(), 1).sorted(whole)
     assert not np.array_equal(found.position, whole.position)
     back = np.argsort(found.position)
     np.testing.assert_array_equal(found.features[back], whole.features)
     np.testing.assert_array_equal(found.label[back], whole.label)
     assert found.weight is not None and whole.weight is not None
     np.testing.assert_array_equal(found.weight[back], whole.weight)
-    assert Cells.of(whole, SCHEMA, 1).sorted(batch(500, 1, weighted=False)).weight is None
+    assert Cells.of(whole, reference(), 1).sorted(batch(500, 1, weighted=False)).weight is None
 
 
 @pytest.mark.parametrize("rows", [0, 1, 200])
 def test_few_rows_stay_as_they_are(rows: int) -> None:
-    cells = Cells.of(batch(20_000), SCHEMA, 1)
+    cells = Cells.of(batch(20_000), reference(), 1)
     assert [*cells.order(batch(rows).features)] == [*range(rows)]
 
 
@@ -67,7 +71,7 @@ def test_where_nothing_parts_the_rows_they_stay() -> None:
         whole = batch(rows)
         flat = Batch(whole.features, np.ones(rows), whole.position)
         sources = [lambda flat=flat: Sides(flat, flat)] * 3
-        assert in_order(sources, SCHEMA, 1) is sources
+        assert in_order(sources, reference(), 1) is sources
 
 
 @pytest.mark.parametrize(
