@@ -23,6 +23,7 @@ from tasks.engine.booster import finish
 from tasks.engine.checkpoints import Checkpoint, CheckpointStore
 from tasks.engine.dataset import RowGroup
 from tasks.engine.errors import RunError, UserError
+from tasks.engine.frames import Device
 from tasks.engine.group import TrainResult, deal, train
 from tasks.engine.members import Event, GroupOptions
 from tasks.engine.memory import MatrixOptions, Room, Share
@@ -55,12 +56,13 @@ def alone(
     groups: Sequence[RowGroup] = made.ROW_GROUPS,
     threads: int = 1,
     share: Share | None = None,
+    rows_on: Device | None = None,
 ) -> tuple[str, list[int]]:
     """Digest of the model trained in this process, and the rounds that were done."""
     done: list[int] = []
     segment = boost_segment(
         spec,
-        made.make_batches(groups, weighted, device=spec.device),
+        made.make_batches(groups, weighted, device=rows_on or spec.device),
         made.sample(),
         store.latest(spec.n_estimators, spec.column_chunk),
         group=None,
@@ -373,7 +375,7 @@ def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
     if xgb.build_info()["USE_CUDA"] and Path("/dev/nvidia0").exists():
         pytest.skip("there is a GPU")
     with pytest.raises(UserError, match="asked to train on cuda but XGBoost trained on cpu"):
-        alone(made.spec(device="cuda"), False, made.store(tmp_path))
+        alone(made.spec(device="cuda"), False, made.store(tmp_path), rows_on="cpu")
 
 
 @pytest.mark.slow
