@@ -25,9 +25,9 @@ BUNDLE_BATCHES = 256
 BATCH_VALUES = 4 << 20
 
 
-def rows_of_batch(features: int) -> int:
-    """Rows to train on that are read at once: fewer of a wide table."""
-    return max(1, min(BATCH_ROWS, BATCH_VALUES // max(1, features)))
+def rows_of_batch(columns: int) -> int:
+    """Rows that are read at once: fewer of a wide table."""
+    return max(1, min(BATCH_ROWS, BATCH_VALUES // max(1, columns)))
 
 
 def batches(row_groups: Sequence[RowGroup], rows: int = BATCH_ROWS) -> list[Batch]:
@@ -77,19 +77,21 @@ def fold(
     summarise: Callable[[Batch], Summary],
     merge: Callable[[Summary, Summary], Summary],
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    columns: int = 1,
 ) -> Summary:
     """The merged summary of all batches of row groups.
 
     `client` is a Dask client, a pool of threads of this process, or None for no other thread.
-    `summarise` takes a batch (neighbouring row groups of one file) and must be picklable, as
-    `merge` must be. `on_progress` gets rows done and rows in all.
+    `summarise` takes a batch (neighbouring row groups of one file), of which it reads so many
+    `columns`, and must be picklable, as `merge` must be. `on_progress` gets rows done and rows in
+    all.
 
     Raises:
         ValueError: there are no row groups.
         RunError: a batch lost its worker again and again, or the scheduler is gone.
         Whatever `summarise` raises.
     """
-    calls = [(bundle,) for bundle in bundles(row_groups)]
+    calls = [(bundle,) for bundle in bundles(row_groups, rows_of_batch(columns))]
     return _together(merge, mapped(client, _Merged(summarise, merge), calls, on_progress))
 
 
@@ -99,9 +101,10 @@ def fold_bundles(
     summarise: Callable[[Bundle], Summary],
     merge: Callable[[Summary, Summary], Summary],
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    columns: int = 1,
 ) -> Summary:
     """As `fold`, for a `summarise` that takes a whole bundle: neighbouring batches of any files."""
-    calls = [(bundle,) for bundle in bundles(row_groups)]
+    calls = [(bundle,) for bundle in bundles(row_groups, rows_of_batch(columns))]
     return _together(merge, mapped(client, summarise, calls, on_progress))
 
 

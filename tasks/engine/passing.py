@@ -13,7 +13,7 @@ from fsspec.core import url_to_fs
 from tasks.engine.config import DataConfig
 from tasks.engine.dataset import Dataset, File
 from tasks.engine.digests import remember
-from tasks.engine.fold import bundles, mapped
+from tasks.engine.fold import bundles, mapped, rows_of_batch
 from tasks.engine.frames import Device
 from tasks.engine.home import Home, digest_of
 from tasks.engine.kept import KeptFile, keep_files, kept_files, kept_of, place_of, summary_of
@@ -80,7 +80,8 @@ def _read(
         return {}
     known = rows - sum(file.rows for file in files)
     undigested = {file.uri for file in files if file.digest is None}
-    cut = bundles([group for file in files for group in file.groups()])
+    groups = [group for file in files for group in file.groups()]
+    cut = bundles(groups, rows_of_batch(len(this_pass.plan.columns)))
     calls = [
         # each call hears of its own files only: there may be many
         (bundle, frozenset(batch[0].uri for batch in bundle) & undigested)

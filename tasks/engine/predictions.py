@@ -174,7 +174,9 @@ def predict_usable(
     if known is not None and len(present(part.uri for part in known.parts)) == len(known.parts):
         return known
     folder = home.path("predictions", key)
-    found = fold_bundles(client, row_groups, _Evaluated(plan, scorer, folder), _merge, on_progress)
+    evaluated = _Evaluated(plan, scorer, folder)
+    width = len(plan.columns)
+    found = fold_bundles(client, row_groups, evaluated, _merge, on_progress, width)
     home.save(found, "predictions", key, "parts.json")
     return found
 
@@ -196,4 +198,4 @@ def predict_table(
     while name in keep:
         name += "_"
     scoring = _Scored(tuple(columns), tuple(keep), name, scorer, folder)
-    return fold(client, row_groups, scoring, _merge, on_progress)
+    return fold(client, row_groups, scoring, _merge, on_progress, len(columns) + len(keep))

@@ -25,6 +25,18 @@ def test_merged_in_order_whichever_comes_first() -> None:
     assert told == [(10_000 * n, 120_000) for n in range(1, 13)]
 
 
+def test_of_wide_tables_fewer_rows_are_read_at_once() -> None:
+    groups = [RowGroup(uri="w", path="w", index=i, rows=2_000, start=2_000 * i) for i in range(64)]
+
+    def rows(batch: Batch) -> list[int]:
+        return [sum(group.rows for group in batch)]
+
+    assert fold(None, groups, rows, list.__add__) == [128_000]
+    assert fold(None, groups, rows, list.__add__, columns=200) == [20_000] * 6 + [8_000]
+    assert fold(None, groups, rows, list.__add__, columns=2_000) == [2_000] * 64
+    assert fold(None, groups, rows, list.__add__, columns=10_000_000) == [2_000] * 64
+
+
 def test_after_an_error_nothing_more_begins() -> None:
     begun: list[str] = []
     failed = Event()
