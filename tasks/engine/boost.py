@@ -224,6 +224,7 @@ def boost_segment(
         share = share or Share()
         need = share.need(sample, schema, spec.max_bin, spec.own_objective)
         del sample
+        give_back()  # what earlier passes freed: there is room for so much more
         rounds = spec.n_estimators - (start.rounds if start else 0)
         if rounds >= WORTH_ROUNDS and share.room.orders_rows(need):
             sources = in_order(sources, reference, threads)

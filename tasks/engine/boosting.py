@@ -166,9 +166,14 @@ class _Sample:
 
     def __call__(self) -> Float32:
         encoder = Encoder.from_json(self.encoder)
-        return np.concatenate(
-            [encoder.encode(frame) for frame in read_slices(self.parts, self.share)]
-        )
+        most = sum(part.rows for part in self.parts)
+        # into its place part by part: of a wide table it is some 100 MB, and once is enough
+        features = np.empty((len(encoder.columns), most), np.float32)
+        rows = 0
+        for frame in read_slices(self.parts, self.share):
+            features[:, rows : rows + len(frame)] = encoder.encode(frame).T
+            rows += len(frame)
+        return features[:, :rows].T
 
 
 def _matrix_options(plan: Plan, profile: Profile, cluster: ClusterConfig) -> MatrixOptions:

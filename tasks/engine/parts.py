@@ -1,6 +1,6 @@
 """Parquet parts that workers write for later passes: whole or not at all."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from io import BytesIO
@@ -94,7 +94,7 @@ def joined(slices: Iterable[Slice]) -> tuple[Slice, ...]:
     return tuple(found)
 
 
-def read_slices(slices: Sequence[Slice], below: float) -> list[pd.DataFrame]:
+def read_slices(slices: Sequence[Slice], below: float) -> Iterator[pd.DataFrame]:
     """The frames of slices, in order, without their last column and the rows where it reaches
     `below`; categories read as they were written.
     """
@@ -105,13 +105,11 @@ def read_slices(slices: Sequence[Slice], below: float) -> list[pd.DataFrame]:
             # a few thousand rows: threads would only wait for each other
             return pq.read_table(file, use_threads=False, page_checksum_verification=True)
 
-    frames = []
     for each in slices:
         table = part(each.uri).slice(each.start, each.rows)
         table = table.filter(pc.less(table.column(table.num_columns - 1), below))
         table = table.select(range(table.num_columns - 1))
-        frames.append(table.to_pandas(split_blocks=True))
-    return frames
+        yield table.to_pandas(split_blocks=True)
 
 
 def present(uris: Iterable[str]) -> set[str]:
