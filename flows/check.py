@@ -4,7 +4,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from flows.places import aside, chosen, cluster_of, device_of
-from tasks.engine.boost import BoostSpec
 from tasks.engine.boosting import checkpoints_of, spec_of, training_key
 from tasks.engine.checkpoints import Checkpoint
 from tasks.engine.config import Config
@@ -19,6 +18,7 @@ from tasks.engine.progress import Progress, reporter
 from tasks.engine.report import Side
 from tasks.engine.secrets import referred
 from tasks.engine.sources import resolve
+from tasks.engine.spec import BoostSpec
 
 
 @dataclass(frozen=True)

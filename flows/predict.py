@@ -31,7 +31,7 @@ from tasks.engine.fold import BATCH_ROWS, batches
 from tasks.engine.frames import open_input
 from tasks.engine.home import Home
 from tasks.engine.ingest import ingest
-from tasks.engine.memory import BATCH_BYTES
+from tasks.engine.need import BATCH_BYTES
 from tasks.engine.predictions import Part, Predictions, ScorerRef, predict_table
 from tasks.engine.progress import Progress, reporter
 from tasks.engine.scoring import Encoder, TamperedModelError

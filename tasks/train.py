@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.runtime import task_run
 
-from tasks.engine.boost import BoostSpec, round_metrics
+from tasks.engine.boost import round_metrics
 from tasks.engine.boosting import boost, checkpoints_of, spec_of, training_key
 from tasks.engine.checkpoints import History
 from tasks.engine.config import Config
@@ -24,6 +24,7 @@ from tasks.engine.progress import Progress, reporter
 from tasks.engine.rows import Plan
 from tasks.engine.scoring import Encoder, Scorer
 from tasks.engine.secrets import with_clean_errors
+from tasks.engine.spec import BoostSpec
 from tasks.engine.workers import alive_workers
 from tasks.figures import amount, figure, rows_of, score
 

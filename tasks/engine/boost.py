@@ -1,161 +1,37 @@
-"""Boosting on one worker of a group: the same bytes whatever the group and wherever it resumes.
+"""Boosting on one worker of a group: the same bytes whatever the group and wherever it resumes."""
 
-Sums of gradients must not depend on their order. Every gradient is therefore a multiple of one
-power of two, small enough in number of bits that float64 adds any 2^29 of them exactly. Rounding
-the gradient itself does that, in an objective of our own, and so does a shift of the labels, at no
-cost, with XGBoost's: see `LabelScale`.
-"""
-
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import xgboost as xgb
 from xgboost import collective
 
 from tasks.engine.booster import checked_device, raw_of
 from tasks.engine.checkpoints import Checkpoint, History
-from tasks.engine.dataset import Frozen
 from tasks.engine.frames import Device
-from tasks.engine.hashing import stream, uniform
 from tasks.engine.loopback import new_listeners_on_loopback
 from tasks.engine.matrix import (
-    BatchIterator,
     BatchSource,
     Float32,
-    Float64,
     Matrices,
     Schema,
-    UInt64,
     matrices,
     open_cache,
     reference_matrix,
 )
-from tasks.engine.memory import Share, give_back, place_of
+from tasks.engine.memory import Place, Share, give_back, place_of
+from tasks.engine.objective import LabelScale, SquaredError
 from tasks.engine.round_error import RoundErrors, round_errors
 from tasks.engine.row_order import WORTH_ROUNDS, in_order
+from tasks.engine.spec import BoostSpec
 
-# A target whose largest deviation is that many standard deviations is too coarse when shifted.
-HEAVY_TAIL = 256
 # RMSE is a sum whose order depends on the group: beyond these digits it may differ.
 SIGNIFICANT_DIGITS = 10
 
 OnRound = Callable[[int, dict[str, float]], None]
-
-
-class BoostSpec(Frozen):
-    """A training but for its rows.
-
-    `params` are XGBoost's tree parameters, checked; objective, seed, device, threads and row
-    sampling are set from the other fields. `mean`, `max_deviation` (max |y - mean| over train and
-    valid), and the variances (of the population) are the target's; `valid_variance` is None
-    without valid rows. `max_weight` is None without weights. `column_chunk` is the number of rounds
-    that share a seed of column sampling, None without. `threads` None takes the worker's own.
-    """
-
-    n_estimators: int
-    params: dict[str, Any]
-    feature_names: tuple[str, ...]
-    feature_types: tuple[str, ...]
-    mean: float
-    max_deviation: float
-    train_variance: float
-    valid_variance: float | None = None
-    max_weight: float | None = None
-    subsample: float = 1.0
-    early_stopping_rounds: int | None = None
-    checkpoint_every: int = 20
-    column_chunk: int | None = None
-    seed: int = 0
-    device: Device = "cpu"
-    threads: int | None = None
-
-    @property
-    def max_bin(self) -> int:
-        return int(self.params.get("max_bin", 256))
-
-    @property
-    def own_objective(self) -> bool:
-        """Whether gradients are ours: for weights, row sampling, or a very long tail."""
-        heavy = self.max_deviation > HEAVY_TAIL * math.sqrt(self.train_variance)
-        return self.max_weight is not None or self.subsample < 1 or heavy
-
-    def is_complete(self, history: History) -> bool:
-        return history.rounds >= self.n_estimators or history.has_stopped(
-            self.early_stopping_rounds
-        )
-
-
-@dataclass(frozen=True)
-class LabelScale:
-    """Labels as XGBoost sees them: float32(y - mean + `offset`), with base_score = `offset`.
-
-    `binade` is the power of two B >= 4 max|y - mean|. With offset = 1.5 B labels and margins lie
-    in [B, 2B), whose float32 are multiples of B 2^-23, and so is every difference of two.
-    """
-
-    mean: float
-    binade: float
-    offset: float
-
-    @classmethod
-    def of(cls, spec: BoostSpec) -> "LabelScale":
-        binade = 2.0 ** math.ceil(math.log2(max(4 * spec.max_deviation, 2.0**-100)))
-        return cls(spec.mean, binade, 0.0 if spec.own_objective else 1.5 * binade)
-
-    def to_label(self, target: Float64) -> Float32:
-        return ((target - self.mean) + self.offset).astype(np.float32)
-
-
-class SquaredError:
-    """Squared error with weights and row sampling; gradients float32 (n,) on a grid.
-
-    A row is in round r's sample when hash(seed, r, position) says so; one that is left out has a
-    gradient and hessian of zero. `round` is set before each round.
-    """
-
-    def __init__(self, spec: BoostSpec, scale: LabelScale, rows: BatchIterator) -> None:
-        self.round = 0
-        self._share = spec.subsample
-        self._seed = spec.seed
-        self._position = rows.position
-        largest = 1.0
-        self._weight: Float64 | None = None
-        if spec.max_weight is not None:
-            largest = 2.0 ** math.ceil(math.log2(max(spec.max_weight, 2.0**-100)))
-            weight = rows.weight
-            assert weight is not None, "the batches carry no weights"
-            self._weight = on_grid(weight, largest)
-        self._gradient_scale = scale.binade * largest
-
-    def __call__(self, margin: Float32, matrix: Any) -> tuple[Float32, Float32]:
-        # XGBoost gives host arrays: what follows is done where the rows are
-        label = np.asarray(matrix.get_label(), like=self._position)
-        gradient = np.asarray(margin, like=self._position).astype(np.float64) - label
-        hessian = np.ones_like(gradient)
-        if self._weight is not None:
-            gradient *= self._weight
-            hessian = self._weight
-        gradient = on_grid(gradient, self._gradient_scale)
-        if self._share < 1:
-            taken = sampled(self._position, self._seed, self.round, self._share)
-            gradient, hessian = gradient * taken, hessian * taken
-        return gradient.astype(np.float32), hessian.astype(np.float32)
-
-
-def on_grid(values: Float64, scale: float) -> Float64:
-    """Rounded to multiples of 2^-22 of `scale` (a power of two): exact sums of up to 2^29."""
-    step = scale * 2.0**-22
-    return np.rint(values / step) * step
-
-
-def sampled(position: UInt64, seed: int, round_: int, share: float) -> npt.NDArray[np.bool_]:
-    """Bool (n,): the rows that round `round_` (from 0) trains on."""
-    return uniform(position, stream(f"subsample:{round_}", seed)) < share
 
 
 def round_metrics(spec: BoostSpec, history: History, round_: int) -> dict[str, float]:
@@ -222,7 +98,7 @@ def boost_segment(
     with xgb.config_context(verbosity=0), ExitStack() as stack:
         reference = reference_matrix(sample, schema, spec.max_bin, threads)
         share = share or Share()
-        need = share.need(sample, schema, spec.max_bin, spec.own_objective)
+        need = share.need(spec, sample, reference)
         del sample
         give_back()  # what earlier passes freed: there is room for so much more
         rounds = spec.n_estimators - (start.rounds if start else 0)
@@ -249,7 +125,7 @@ def boost_segment(
                 keeps_rows=spec.own_objective,
                 pages=place.pages,
             ),
-            place.copies,
+            place,
             save,
             on_round,
             check_stop,
@@ -263,7 +139,7 @@ def _boost(
     threads: int,
     start: Checkpoint | None,
     built: Matrices,
-    copies: bool,
+    place: Place,
     save: Callable[[Checkpoint], None],
     on_round: OnRound,
     check_stop: Callable[[], None],
@@ -273,9 +149,9 @@ def _boost(
     objective = SquaredError(spec, scale, built.rows) if spec.own_objective else None
     saves = _saves(train.num_row())
     sides = {"train": train} if valid is None else {"train": train, "valid": valid}
-    errors = round_errors(sides, copies=copies)
+    errors = round_errors(sides, copies=place.copies)
     progress = _Progress(spec, start, objective, errors, saves, save, on_round, check_stop)
-    _train(spec, scale, threads, train, objective, progress)
+    _train(spec, scale, threads, place.nodes, train, objective, progress)
     return Segment(progress.last if saves else None, train.num_row(), progress.device)
 
 
@@ -292,6 +168,7 @@ def _train(
     spec: BoostSpec,
     scale: LabelScale,
     threads: int,
+    nodes: int | None,
     train: Any,
     objective: SquaredError | None,
     progress: "_Progress",
@@ -307,6 +184,8 @@ def _train(
         "nthread": threads,
         "verbosity": 0,
     }
+    if nodes is not None:  # of as many nodes as this, or of none, the sums are the same
+        params["max_cached_hist_node"] = nodes
     while not spec.is_complete(progress.history):
         begin = progress.history.rounds
         chunk, end = 0, spec.n_estimators

@@ -9,7 +9,6 @@ import numpy as np
 import xgboost
 from dask.utils import parse_bytes
 
-from tasks.engine.boost import BoostSpec
 from tasks.engine.checkpoints import CheckpointStore
 from tasks.engine.cluster_config import ClusterConfig
 from tasks.engine.config import BoostConfig, Config
@@ -25,6 +24,7 @@ from tasks.engine.parts import Slice, read_slices
 from tasks.engine.profile import Profile
 from tasks.engine.rows import Plan, load, scoring
 from tasks.engine.scoring import Encoder
+from tasks.engine.spec import BoostSpec
 from tasks.engine.split import TRAIN, VALID
 
 FORMAT = 1

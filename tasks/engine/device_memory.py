@@ -12,16 +12,16 @@ import psutil
 
 from tasks.engine.errors import RunError
 from tasks.engine.frames import device_memory
-from tasks.engine.memory import ENDED, Need, Room
+from tasks.engine.memory import ENDED, Room
+from tasks.engine.need import Need
 from tasks.engine.workers import megabytes
 
 # Per value of a batch: cuDF's columns of 8 bytes at most, what they are decompressed from, float32
 # features, and the same of the one that is read ahead.
 BATCH_BYTES = 40
-# Of a node's histogram, a bin: sums of gradients and hessians as 64-bit integers. XGBoost keeps
-# those of one level and the one above.
-HISTOGRAM_BYTES = 16
-NODES = 192
+# Histograms of a level of the tree and those above it, and room to grow; XGBoost keeps so many.
+LEVEL_NODES = 3
+KEPT_NODES = 4_096
 # XGBoost holds two pages at once, each of about this share of what a training may fill.
 PAGE_SHARE = 1 / 16
 # What XGBoost takes of the host while a page is written there.
@@ -43,10 +43,6 @@ class DeviceNeed(Need):
     @property
     def matrix(self) -> int:
         return self.rows * self.features * self.bits // 8
-
-    @property
-    def state(self) -> int:
-        return super().state + self.features * self.bins * HISTOGRAM_BYTES * NODES
 
     @property
     def batch(self) -> int:
@@ -111,6 +107,12 @@ class DeviceRoom(Room):
             f"about {megabytes(need.pages)}, and {megabytes(free)} are free. Give workers more "
             "memory (cluster.memory_limit), or spread the rows over more GPUs."
         )
+
+    def cached_nodes(self, all_bins: int) -> int | None:
+        return None
+
+    def nodes(self, all_bins: int, tree: int) -> int:
+        return LEVEL_NODES * min(KEPT_NODES, (tree + 1) // 2 * 2)
 
     def orders_rows(self, need: Need) -> bool:
         """Never: where neighbours share their bins, a GPU's threads wait for each other."""

@@ -14,7 +14,7 @@ from hashlib import sha256
 from typing import Any
 from uuid import uuid4
 
-from tasks.engine.boost import BoostSpec, Segment
+from tasks.engine.boost import Segment
 from tasks.engine.booster import finish
 from tasks.engine.checkpoints import Checkpoint, CheckpointStore, History
 from tasks.engine.dataset import RowGroup
@@ -35,8 +35,9 @@ from tasks.engine.members import (
     start_tracker,
     watch,
 )
-from tasks.engine.memory import Need
+from tasks.engine.need import NODES_AT_ONCE, Need, tree_nodes
 from tasks.engine.segment import Job, run_job, share_of
+from tasks.engine.spec import BoostSpec
 from tasks.engine.workers import (
     MEMORY_LOSSES,
     POLL_S,
@@ -197,6 +198,8 @@ def _too_large(work: _Work, lost: Lost, workers: int) -> RunError:
         bins=spec.max_bin,
         missing=bool(matrix.missing),
         own_objective=spec.own_objective,
+        all_bins=spec.max_bin * len(spec.feature_names),
+        nodes=min(NODES_AT_ONCE, tree_nodes(spec.depth, spec.leaves, share.rows)),
     )
     return RunError(
         f"{of_memory_limit(work.client, address)}, as {MEMORY_LOSSES} did before it, "

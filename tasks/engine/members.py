@@ -12,11 +12,12 @@ from typing import Any, Literal
 from pydantic import Field
 from xgboost.core import XGBoostError
 
-from tasks.engine.boost import BoostSpec, round_metrics
+from tasks.engine.boost import round_metrics
 from tasks.engine.checkpoints import History
 from tasks.engine.dataset import Frozen
 from tasks.engine.errors import UserError
 from tasks.engine.memory import MatrixOptions
+from tasks.engine.spec import BoostSpec
 from tasks.engine.tracker import Tracker, TrackerError
 from tasks.engine.workers import ANSWER_S, POLL_S, alive_workers, end_processes, restart
 

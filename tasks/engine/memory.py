@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from traceback import clear_frames
-from typing import ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import psutil
@@ -21,11 +21,19 @@ from xgboost import collective
 
 from tasks.engine.dataset import Frozen
 from tasks.engine.errors import RunError
-from tasks.engine.matrix import Float32, Pages, Schema
+from tasks.engine.matrix import Float32, Pages
+from tasks.engine.need import (
+    CACHED_NODES,
+    HISTOGRAM_BYTES,
+    HISTOGRAM_SHARE,
+    NODES_AT_ONCE,
+    ExternalMemory,
+    Need,
+    tree_nodes,
+)
 from tasks.engine.round_error import COPIED_BYTES
+from tasks.engine.spec import BoostSpec
 from tasks.engine.workers import megabytes
-
-ExternalMemory = Literal["auto", "always", "never"]
 
 # Of the memory limit: Dask's nanny ends a worker at 0.95, and the estimate leaves a little.
 FILLED = 0.9
@@ -35,16 +43,6 @@ ENDED = 0.95
 # XGBoost spends on finding their bins, so memory is worth more.
 CACHE_SHARE = 1 / 64
 CACHE_BYTES = 256 << 20
-# Measured with XGBoost 3.2.0, peaks of resident memory. Per row: label, margin, gradient, hessian
-# and place in the tree; an objective of our own also has positions, weights and 64 bits.
-ROW_BYTES = 64
-OWN_ROW_BYTES = 128
-# Per value of a batch: as it is decoded, as float32, the same of the one read ahead, and its page.
-BATCH_BYTES = 24
-# A page on disk is a little larger than in memory.
-PAGE_OVERHEAD = 1.15
-
-
 # What is kept free of a disk that others write to as well, and pages that are not written yet.
 SPARE_BYTES = 32 << 20
 PAGE_ROWS = 131_072
@@ -54,9 +52,14 @@ ORDERED_ROWS = 131_072
 LEAST_PAGE_ROWS = 4_096
 PAGE_SHARE = 1 / 32
 PAGES_AHEAD = 4
+PAGES_HELD = 2
 MORE_DISK = (
     "Make room there, put BOOSTLINE_HOME on a larger disk (or the --local-directory of workers "
     "that were started elsewhere), or give workers more memory (cluster.memory_limit)."
+)
+MORE_MEMORY = (
+    "Give workers more memory (cluster.memory_limit), or spread the rows over more of them "
+    "(cluster.workers)."
 )
 
 
@@ -74,66 +77,6 @@ class MatrixOptions(Frozen):
 
 
 AUTO = MatrixOptions()
-
-
-@dataclass(frozen=True)
-class Need:
-    """Bytes that a share of the rows takes. `largest` is the number of rows of its largest batch,
-    `bins` that of bins of a feature at most.
-    """
-
-    rows: int
-    largest: int
-    features: int
-    bins: int
-    missing: bool
-    own_objective: bool
-
-    @property
-    def value(self) -> int:
-        """Of one value: its bin by row and by column. With missing values in any of the features
-        XGBoost keeps all bins by row as 4 bytes.
-        """
-        column = 1 if self.bins <= 256 else 2 if self.bins <= 65_536 else 4
-        return (4 if self.missing else column) + column
-
-    @property
-    def matrix(self) -> int:
-        return self.rows * (self.features * self.value + 8 * self.missing)
-
-    @property
-    def state(self) -> int:
-        """What is kept in memory in either case."""
-        return self.rows * (OWN_ROW_BYTES if self.own_objective else ROW_BYTES)
-
-    @property
-    def batch(self) -> int:
-        return self.largest * self.features * BATCH_BYTES
-
-    @property
-    def in_memory(self) -> int:
-        """At the peak: batches are read before there are gradients."""
-        return self.matrix + max(self.state, self.batch)
-
-    @property
-    def pages(self) -> int:
-        return int(self.matrix * PAGE_OVERHEAD)
-
-    def too_large(self, mode: ExternalMemory) -> str:
-        """What the share takes, and the way out, for workers that died of it."""
-        if mode == "never":
-            kept = f"{megabytes(self.matrix + self.state)} as bins and gradients"
-            disk = "let bins go to disk (cluster.external_memory='auto'), "
-        else:
-            kept = f"{megabytes(self.state)} as labels, margins and gradients, with bins on disk"
-            disk = ""
-        return (
-            f"A share of {self.rows:,} rows × {self.features:,} features takes about {kept}, "
-            f"beside some 400 MB for the libraries and batches of {self.largest:,} rows as they "
-            f"are read. Give workers more memory (cluster.memory_limit), {disk}spread the rows "
-            "over more of them (cluster.workers), or use smaller row groups "
-            "(data.row_group_rows)."
-        )
 
 
 @dataclass(frozen=True)
@@ -168,14 +111,16 @@ class Room:
 
     def check_memory(self, need: Need, held: int) -> None:
         """Raises RunError where bins on disk don't help."""
-        if self.limit is None or held + need.state <= ENDED * self.limit:
+        taken = need.state + PAGES_HELD * self._page(need)
+        if self.limit is None or held + taken <= ENDED * self.limit:
             return
+        deep = held + taken - need.histograms <= ENDED * self.limit
         raise RunError(
-            f"A share of {need.rows:,} rows takes about {megabytes(need.state)} for labels, "
-            f"margins and gradients, even with its bins on disk, and the worker {self.worker} "
-            f"holds {megabytes(held)} already: its memory limit is {megabytes(self.limit)} "
-            "(cluster.memory_limit). Give workers more memory (cluster.memory_limit), or spread "
-            "the rows over more of them (cluster.workers)."
+            f"A share of {need.rows:,} rows × {need.features:,} features takes about "
+            f"{megabytes(taken)} for labels, margins, gradients and histograms, even with its bins "
+            f"on disk, and the worker {self.worker} holds {megabytes(held)} already: its memory "
+            f"limit is {megabytes(self.limit)} (cluster.memory_limit). "
+            f"{_smaller_trees(need) if deep else MORE_MEMORY}"
         )
 
     def check_disk(self, need: Need, free: int) -> None:
@@ -197,14 +142,16 @@ class Room:
         bytes_ = PAGE_SHARE * self.limit
         return max(LEAST_PAGE_ROWS, min(PAGE_ROWS, int(bytes_ / (need.features * need.value + 8))))
 
+    def _page(self, need: Need) -> int:
+        return self.page_rows(need) * (need.features * need.value + 8)
+
     def page_bytes(self) -> int | None:
         """To which XGBoost puts pages together, which it does on a GPU alone."""
         return None
 
     def check_page(self, need: Need, free: int) -> None:
         """Raises RunError where the disk fills up: XGBoost ends the process when a write fails."""
-        page = self.page_rows(need) * (need.features * need.value + 8)
-        if free < PAGES_AHEAD * page * self.sharing + SPARE_BYTES:
+        if free < PAGES_AHEAD * self._page(need) * self.sharing + SPARE_BYTES:
             raise RunError(
                 f"The disk filled up while the binned features were written: {self.scratch} has "
                 f"{megabytes(free)} free. {MORE_DISK}"
@@ -215,6 +162,18 @@ class Room:
         if self.limit is None:
             return CACHE_BYTES
         return max(0, min(int(CACHE_SHARE * self.limit), int(FILLED * self.limit) - taken))
+
+    def cached_nodes(self, all_bins: int) -> int | None:
+        """Of how many nodes XGBoost is to keep histograms; None leaves it to XGBoost."""
+        if self.limit is None:
+            return CACHED_NODES
+        fit = HISTOGRAM_SHARE * self.limit / (all_bins * HISTOGRAM_BYTES)
+        return min(CACHED_NODES, int(fit) + 1)
+
+    def nodes(self, all_bins: int, tree: int) -> int:
+        """Of how many nodes it keeps them, where a tree has `tree` of them."""
+        cached = self.cached_nodes(all_bins) or CACHED_NODES
+        return min(tree, max(cached, min(NODES_AT_ONCE, (tree + 1) // 2)))
 
     def orders_rows(self, need: Need) -> bool:
         """Whether train rows are sorted (`row_order`): fewer lie in the processor's caches."""
@@ -237,36 +196,45 @@ class Share:
     options: MatrixOptions = AUTO
     room: Room = BOUNDLESS
 
-    def need(self, sample: Float32, schema: Schema, max_bin: int, own_objective: bool) -> Need:
-        """Every category has a bin of its own, so they may be more than `max_bin`."""
+    def need(self, spec: BoostSpec, sample: Float32, reference: Any) -> Need:
+        """`reference` is a matrix with the bins of `sample`. Every category has a bin of its own,
+        so they may be more than the spec's `max_bin`.
+        """
+        rows = int(self.rows * self.options.used)
         missing = self.options.missing
-        coded = sample[:, [kind == "c" for kind in schema.types]]
-        most = np.nanmax(coded, initial=0.0) if coded.size else 0.0
+        ends, _ = reference.get_quantile_cut()  # of a numeric feature its least value as well
+        all_bins = int(ends[-1])
+        categories = np.diff(ends)[[kind == "c" for kind in spec.feature_types]]
+        tree = tree_nodes(spec.depth, spec.leaves, rows)
         return self.room.need(
-            rows=int(self.rows * self.options.used),
+            rows=rows,
             largest=self.largest,
-            features=len(schema.names),
-            bins=max(max_bin, int(most) + 1),
+            features=len(spec.feature_names),
+            bins=max(spec.max_bin, int(categories.max(initial=0))),
             missing=bool(np.isnan(sample).any()) if missing is None else missing,
-            own_objective=own_objective,
+            own_objective=spec.own_objective,
+            all_bins=all_bins,
+            nodes=self.room.nodes(all_bins, tree),
         )
 
 
 @dataclass(frozen=True)
 class Place:
     """Where the matrices go: pages on disk, or None for memory; `cache` bytes for batches;
-    whether labels and margins may be copied.
+    whether labels and margins may be copied; of how many `nodes` histograms are kept, None for as
+    many as XGBoost likes.
     """
 
     pages: Pages | None
     cache: int
     copies: bool
+    nodes: int | None
 
 
 @contextmanager
 def place_of(share: Share, need: Need, tell: Callable[[str], None]) -> Iterator[Place]:
-    """Decides, inside the group: when one member's share does not fit, all use the disk, and where
-    one member lacks the memory for copies, none makes them.
+    """Decides, inside the group: when one member's share does not fit, all use the disk, where
+    one member lacks the memory for copies, none makes them, and all keep as many histograms.
 
     So the group takes one path through XGBoost, and what is said of the run is one thing. `tell`
     gets a sentence from a member whose own share goes to disk. The folder is removed at the end.
@@ -278,9 +246,11 @@ def place_of(share: Share, need: Need, tell: Callable[[str], None]) -> Iterator[
     held = room.held()
     own = room.prefers_disk(mode, need, held)
     copies = not _any_member(not room.copies_margins(need))
+    cached = room.cached_nodes(need.all_bins)
+    nodes = None if cached is None else _least(cached)
     if not _any_member(own):
         batches = room.cache(held + need.matrix + need.batch)
-        yield Place(None, batches, copies)
+        yield Place(None, batches, copies, nodes)
         return
     room.check_memory(need, held)
     with TemporaryDirectory(
@@ -298,7 +268,7 @@ def place_of(share: Share, need: Need, tell: Callable[[str], None]) -> Iterator[
         after_loss = share.options.after_loss
         batches = 0 if after_loss else room.cache(held + need.batch + need.state)
         try:
-            yield Place(pages, batches, copies)
+            yield Place(pages, batches, copies, nodes)
         except BaseException as error:
             # whose traceback holds the matrices: XGBoost complains where pages went before them
             clear_frames(error.__traceback__)
@@ -315,10 +285,23 @@ def give_back() -> None:
         trim(0)
 
 
+def _smaller_trees(need: Need) -> str:
+    return (
+        f"{megabytes(need.histograms)} are histograms of {need.nodes} nodes: choose fewer bins "
+        "(boost.max_bin) or smaller trees (boost.max_depth), or give workers more memory "
+        "(cluster.memory_limit)."
+    )
+
+
 def _any_member(wanted: bool) -> bool:
+    return _least(int(not wanted)) == 0
+
+
+def _least(number: int) -> int:
+    """Of all members' numbers."""
     if collective.get_world_size() == 1:
-        return wanted
-    return bool(collective.allreduce(np.array([wanted], np.int64), collective.Op.MAX)[0])
+        return number
+    return int(collective.allreduce(np.array([number], np.int64), collective.Op.MIN)[0])
 
 
 def _reason(share: Share, need: Need, held: int) -> str:

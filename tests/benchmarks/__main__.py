@@ -3,7 +3,7 @@
 python -m tests.benchmarks                      1M rows, the sides A B F G once: about a minute
 python -m tests.benchmarks --rows 10M --sides ABCDEFG --repeat 3 --markdown --out 10M.json
 python -m tests.benchmarks startup --repeat 3   or again, nightly, workers, scoring, files,
-                                                checkpoints
+                                                external, checkpoints
 """
 
 import argparse
@@ -93,7 +93,7 @@ def main() -> int:
     for rows in (comparison(runs, ours), steps(runs)):
         print(f"\n{text(rows, asked.markdown)}")
     hashes = {run.model_sha256 for run in runs if run.model_sha256}
-    if asked.what == "workers":
+    if asked.what in ("workers", "external"):
         print(f"\nthe same bytes: {'yes' if len(hashes) == 1 else 'NO'}")
     return int(any(run.error for run in runs))
 

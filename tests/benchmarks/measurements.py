@@ -22,7 +22,7 @@ from tests.benchmarks.contest import (
     warm,
 )
 from tests.benchmarks.processes import run
-from tests.benchmarks.tables import KINDS, table
+from tests.benchmarks.tables import EXTERNAL_FEATURES, KINDS, table
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,28 @@ def files(chosen: Chosen) -> Iterator[Measured]:
             yield boostline(f"{len(list(source.iterdir())):,} files", folder, source, chosen.seed)
 
 
+def external(chosen: Chosen) -> Iterator[Measured]:
+    """One worker with a quarter of the memory that the bins take, and one with enough for them.
+
+    Ten rounds: those on disk take the longer, and each as long as the other.
+    """
+    source = chosen.folder("external")
+    train_rows = int(0.8 * (chosen.rows or KINDS["external"].rows))
+    bins = 2 * train_rows * EXTERNAL_FEATURES  # by row and by column
+    for _ in range(chosen.repeat):
+        for side, limit in (("a quarter", bins // 4), ("in memory", 4 * bins)):
+            place = {"cluster__workers": 1, "cluster__memory_limit": f"{limit // 10**6} MB"}
+            with scratch(chosen.data) as folder:
+                yield boostline(
+                    f"{side}: {limit // 10**6:,} MB",
+                    folder,
+                    source,
+                    chosen.seed,
+                    boost__n_estimators=10,
+                    **place,
+                )
+
+
 def checkpoints(chosen: Chosen) -> Iterator[Measured]:
     """Trainings with checkpoints as by default, and with the last one alone: see the step train."""
     source, default = chosen.folder(), BoostConfig()
@@ -151,5 +173,6 @@ MEASUREMENTS: dict[str, Callable[[Chosen], Iterator[Measured]]] = {
     "workers": workers,
     "scoring": scoring,
     "files": files,
+    "external": external,
     "checkpoints": checkpoints,
 }

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 Draw = Callable[[np.random.Generator, int], pa.Table]
 
 MISSING = 0.1
+EXTERNAL_FEATURES = 1_000  # so many that the bins, not what is kept for each row, take the memory
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ def categorical(random: np.random.Generator, rows: int) -> pa.Table:
 KINDS = {
     "numeric": Kind(1_000_000, 131_072, 8 * 131_072, numeric(28)),
     "wide": Kind(100_000, 8_192, 16 * 8_192, numeric(2_000)),
+    "external": Kind(2_400_000, 8_192, 16 * 8_192, numeric(EXTERNAL_FEATURES)),
     "categorical": Kind(1_000_000, 131_072, 8 * 131_072, categorical),
     "files": Kind(1_000_000, 100, 100, numeric(28)),
     # 100 files and the one that comes the night after

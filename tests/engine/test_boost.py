@@ -18,7 +18,7 @@ import pytest
 import xgboost as xgb
 from distributed import Client, LocalCluster
 
-from tasks.engine.boost import BoostSpec, LabelScale, boost_segment, on_grid
+from tasks.engine.boost import boost_segment
 from tasks.engine.booster import finish
 from tasks.engine.checkpoints import Checkpoint, CheckpointStore
 from tasks.engine.dataset import RowGroup
@@ -27,6 +27,8 @@ from tasks.engine.frames import Device
 from tasks.engine.group import TrainResult, deal, train
 from tasks.engine.members import Event, GroupOptions
 from tasks.engine.memory import MatrixOptions, Room, Share
+from tasks.engine.objective import LabelScale, on_grid
+from tasks.engine.spec import BoostSpec
 from tests.engine import rows_for_boosting as made
 
 COLUMNS = {"colsample_bytree": 0.7, "colsample_bynode": 0.8}

@@ -9,12 +9,13 @@ import pytest
 from tasks.engine import device_memory
 from tasks.engine.device_memory import DeviceNeed, DeviceRoom
 from tasks.engine.errors import RunError
-from tasks.engine.matrix import Schema
+from tasks.engine.matrix import Schema, reference_matrix
 from tasks.engine.memory import MatrixOptions, Place, Room, Share, place_of
+from tests.engine import rows_for_boosting as made
 
 GB, MB = 10**9, 10**6
 # 2.8 GB of bins of 8 bits, 6.4 GB of labels, margins and gradients, 1.2 GB of a batch
-NEED = DeviceNeed(100_000_000, 1_000_000, 28, 256, False, False)
+NEED = DeviceNeed(100_000_000, 1_000_000, 28, 256, False, False, 28 * 256, 192)
 
 
 @pytest.fixture
@@ -40,8 +41,11 @@ def decided(rows: int, limit: int | None, **options: Any) -> tuple[Place, list[s
     """What a worker with a gigabyte of host memory beside its GPU decides for `rows` rows."""
     room = DeviceRoom.of(Room(None, worker="tcp://10.0.0.1:4000"), limit)
     share = Share(rows, 1_000_000, MatrixOptions(missing=False, **options), room)
-    schema = Schema(tuple(f"f{i}" for i in range(28)), ("q",) * 28)
-    need = share.need(np.zeros((1, 28), np.float32), schema, 256, False)
+    names = tuple(f"f{i}" for i in range(28))
+    spec = made.spec(feature_names=names, feature_types=("q",) * 28, params={"max_bin": 256})
+    sample = np.linspace(0, 1, 256 * 28, dtype=np.float32).reshape(256, 28)
+    schema = Schema(spec.feature_names, spec.feature_types)
+    need = share.need(spec, sample, reference_matrix(sample, schema, 256, 1))
     notes: list[str] = []
     with place_of(share, need, notes.append) as place:
         return place, notes

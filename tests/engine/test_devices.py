@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 
 from tasks.engine import frames
-from tasks.engine.boost import LabelScale, SquaredError
 from tasks.engine.boosting import _Batches, spec_of
 from tasks.engine.config import Config
 from tasks.engine.fold import bundles
@@ -20,6 +19,7 @@ from tasks.engine.frames import on_host, read_frame
 from tasks.engine.home import Home
 from tasks.engine.ingest import ingest
 from tasks.engine.matrix import Batch, BatchIterator, Schema, Sides, open_cache
+from tasks.engine.objective import LabelScale, SquaredError
 from tasks.engine.planning import plan_of
 from tasks.engine.profile import encoder_from, take_profile
 from tasks.engine.rows import load

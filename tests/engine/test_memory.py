@@ -10,24 +10,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xgboost
 
 from tasks.engine.boost import Segment, boost_segment
 from tasks.engine.errors import RunError
-from tasks.engine.matrix import BatchSource, Schema
-from tasks.engine.memory import (
-    ExternalMemory,
-    MatrixOptions,
-    Need,
-    Room,
-    Share,
-    place_of,
-)
+from tasks.engine.matrix import BatchSource, Schema, reference_matrix
+from tasks.engine.memory import MatrixOptions, Room, Share, place_of
+from tasks.engine.need import ExternalMemory, Need, tree_nodes
 from tasks.engine.round_error import RoundErrors, round_errors
+from tasks.engine.spec import BoostSpec
 from tests.engine import rows_for_boosting as made
 
 GB, MB = 10**9, 10**6
-# 4 GB of bins, 1.28 GB of gradients and the like, 88 MB of a batch
-NEED = Need(20_000_000, 131_072, 100, 256, False, False)
+# 4 GB of bins, 1.28 GB of gradients and the like, 26 MB of histograms, 88 MB of a batch
+NEED = Need(20_000_000, 131_072, 100, 256, False, False, 25_600, 63)
 HELD = 400 * MB
 
 
@@ -57,14 +53,15 @@ def test_decision(
 
 def test_rows_that_no_disk_helps() -> None:
     room = Room(1_700 * MB, worker="tcp://10.0.0.1:4000")
-    room.check_memory(replace(NEED, rows=19_000_000), 390 * MB)
+    room.check_memory(replace(NEED, rows=17_000_000), 390 * MB)
     with pytest.raises(RunError) as caught:
         room.check_memory(NEED, HELD)
     assert str(caught.value) == (
-        "A share of 20,000,000 rows takes about 1,280 MB for labels, margins and gradients, even "
-        "with its bins on disk, and the worker tcp://10.0.0.1:4000 holds 400 MB already: its "
-        "memory limit is 1,700 MB (cluster.memory_limit). Give workers more memory "
-        "(cluster.memory_limit), or spread the rows over more of them (cluster.workers)."
+        "A share of 20,000,000 rows × 100 features takes about 1,360 MB for labels, margins, "
+        "gradients and histograms, even with its bins on disk, and the worker tcp://10.0.0.1:4000 "
+        "holds 400 MB already: its memory limit is 1,700 MB (cluster.memory_limit). Give workers "
+        "more memory (cluster.memory_limit), or spread the rows over more of them "
+        "(cluster.workers)."
     )
 
 
@@ -99,20 +96,20 @@ def test_a_disk_that_fills_up() -> None:
     [
         pytest.param(
             "never",
-            "A share of 20,000,000 rows × 100 features takes about 5,280 MB as bins and "
-            "gradients, beside some 400 MB for the libraries and batches of 131,072 rows as they "
-            "are read. Give workers more memory (cluster.memory_limit), let bins go to disk "
-            "(cluster.external_memory='auto'), spread the rows over more of them "
+            "A share of 20,000,000 rows × 100 features takes about 5,306 MB as bins, "
+            "gradients and histograms, beside some 400 MB for the libraries and batches of 131,072 "
+            "rows as they are read. Give workers more memory (cluster.memory_limit), let bins go "
+            "to disk (cluster.external_memory='auto'), spread the rows over more of them "
             "(cluster.workers), or use smaller row groups (data.row_group_rows).",
             id="in memory",
         ),
         pytest.param(
             "always",
-            "A share of 20,000,000 rows × 100 features takes about 1,280 MB as labels, margins "
-            "and gradients, with bins on disk, beside some 400 MB for the libraries and batches "
-            "of 131,072 rows as they are read. Give workers more memory (cluster.memory_limit), "
-            "spread the rows over more of them (cluster.workers), or use smaller row groups "
-            "(data.row_group_rows).",
+            "A share of 20,000,000 rows × 100 features takes about 1,306 MB as labels, margins, "
+            "gradients and histograms, with bins on disk, beside some 400 MB for the libraries and "
+            "batches of 131,072 rows as they are read. Give workers more memory "
+            "(cluster.memory_limit), spread the rows over more of them (cluster.workers), or "
+            "use smaller row groups (data.row_group_rows).",
             id="on disk",
         ),
     ],
@@ -163,15 +160,86 @@ def test_pages_are_small_beside_the_limit(limit: int | None, rows: int) -> None:
 
 def test_need_is_counted_from_what_is_there() -> None:
     sample = np.array([[0.5, 300.0], [1.5, 2.0]], np.float32)
-    schema = Schema(("a", "b"), ("q", "c"))
+    spec = made.spec(feature_names=("a", "b"), feature_types=("q", "c"))
+
+    def need(share: Share, sample: Any = sample, spec: BoostSpec = spec) -> Need:
+        schema = Schema(spec.feature_names, spec.feature_types)
+        return share.need(spec, sample, reference_matrix(sample, schema, 64, 1))
+
     share = Share(1_000, 100, MatrixOptions(used=0.5))
-    need = share.need(sample, schema, 64, False)
-    assert need == Need(500, 100, 2, 301, False, False)
+    # 301 categories; two bins of numbers, whose least value counts as one more
+    assert need(share) == Need(500, 100, 2, 301, False, False, 304, 15)
     sample[0, 0] = np.nan
-    assert share.need(sample, schema, 64, True) == Need(500, 100, 2, 301, True, True)
+    weighted = spec.model_copy(update={"max_weight": 1.0})
+    assert need(share, spec=weighted) == Need(500, 100, 2, 301, True, True, 303, 15)
     known = replace(share, options=MatrixOptions(missing=False))
-    assert known.need(sample[:, :1], Schema(("a",), ("q",)), 64, True).bins == 64
-    assert not known.need(sample, schema, 64, True).missing
+    assert not need(known).missing
+    numeric = made.spec(feature_names=("a",), feature_types=("q",))
+    assert need(share, sample[:, :1], numeric).bins == 64
+
+
+@pytest.mark.parametrize(
+    ("depth", "leaves", "rows", "nodes"),
+    [
+        pytest.param(6, 0, 10**6, 63, id="depth"),
+        pytest.param(6, 10, 10**6, 19, id="leaves"),
+        pytest.param(0, 10, 10**6, 19, id="leaves alone"),
+        pytest.param(30, 0, 10**6, 250_000, id="rows"),
+        pytest.param(6, 0, 2, 1, id="hardly any rows"),
+    ],
+)
+def test_nodes_of_a_tree(depth: int, leaves: int, rows: int, nodes: int) -> None:
+    assert tree_nodes(depth, leaves, rows) == nodes
+
+
+@pytest.mark.parametrize(
+    ("limit", "tree", "cached", "nodes"),
+    [
+        pytest.param(None, 63, 2_048, 63, id="no limit"),
+        pytest.param(16 * GB, 63, 2_048, 63, id="plenty"),
+        pytest.param(GB, 511, 306, 306, id="a share of the limit"),
+        pytest.param(10 * MB, 255, 4, 128, id="a level of the tree"),
+        pytest.param(GB, 2**20 - 1, 306, 512, id="as many as grow at once"),
+        pytest.param(None, 2**20 - 1, 2_048, 2_048, id="deep"),
+    ],
+)
+def test_histograms_that_are_kept(limit: int | None, tree: int, cached: int, nodes: int) -> None:
+    room = Room(None if limit is None else int(limit))
+    assert (room.cached_nodes(25_600), room.nodes(25_600, tree)) == (cached, nodes)
+
+
+def test_histograms_that_do_not_fit() -> None:
+    deep = replace(NEED, rows=1_000_000, all_bins=512_000, nodes=512)
+    with pytest.raises(RunError) as caught:
+        Room(4 * GB, worker="tcp://10.0.0.1:4000").check_memory(deep, HELD)
+    assert str(caught.value) == (
+        "A share of 1,000,000 rows × 100 features takes about 4,313 MB for labels, margins, "
+        "gradients and histograms, even with its bins on disk, and the worker tcp://10.0.0.1:4000 "
+        "holds 400 MB already: its memory limit is 4,000 MB (cluster.memory_limit). 4,194 MB are "
+        "histograms of 512 nodes: choose fewer bins (boost.max_bin) or smaller trees "
+        "(boost.max_depth), or give workers more memory (cluster.memory_limit)."
+    )
+
+
+@pytest.mark.parametrize("policy", ["depthwise", "lossguide"])
+def test_the_same_bytes_with_few_histograms(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Siblings' sums are added up where they can't be subtracted."""
+    options = MatrixOptions(external="never")
+    kept: list[int] = []
+
+    def watched(params: dict[str, Any], *arguments: Any, **options: Any) -> Any:
+        kept.append(params["max_cached_hist_node"])
+        return train(params, *arguments, **options)
+
+    train = xgboost.train
+    monkeypatch.setattr("tasks.engine.boost.xgb.train", watched)
+    params = {**made.spec().params, "max_depth": 8, "grow_policy": policy}
+    few, many = (
+        boosted(Share(options=options, room=Room(limit)), [], params=params)
+        for limit in (MB // 20, None)
+    )
+    assert kept == [2, 2_048]
+    assert few.checkpoint and many.checkpoint and few.checkpoint.raw == many.checkpoint.raw
 
 
 def boosted(
@@ -335,4 +403,4 @@ def test_the_folder_is_there_as_long_as_it_is_used(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-NEED_LITTLE = Need(100, 100, 2, 256, False, False)
+NEED_LITTLE = Need(100, 100, 2, 256, False, False, 512, 63)

@@ -149,9 +149,9 @@ def test_a_training_that_does_not_fit_the_workers(boostline: Boostline, table: P
         r"235 MB \(cluster\.memory_limit\), as 2 did before it, (in training|while it read)"
     )
     refused = (
-        r"A share of [\d,]+ rows takes about \d+ MB for labels, margins and gradients, even with "
-        r"its bins on disk, and the worker tcp://\S+ holds 2\d\d MB already: its memory limit is "
-        r"235 MB \(cluster\.memory_limit\)\."
+        r"A share of [\d,]+ rows × \d+ features takes about \d+ MB for labels, margins, gradients "
+        r"and histograms, even with its bins on disk, and the worker tcp://\S+ holds 2\d\d MB "
+        r"already: its memory limit is 235 MB \(cluster\.memory_limit\)\."
     )
     assert re.match(f"{died}|{refused}", message), run.error
     assert "Give workers more memory (cluster.memory_limit)" in message
