@@ -17,10 +17,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import psutil
+import pyarrow as pa
 from xgboost import collective
 
 from tasks.engine.dataset import Frozen
 from tasks.engine.errors import RunError
+from tasks.engine.frames import forget_footers
 from tasks.engine.matrix import Float32, Pages
 from tasks.engine.need import (
     CACHED_NODES,
@@ -278,8 +280,11 @@ def place_of(share: Share, need: Need, tell: Callable[[str], None]) -> Iterator[
 def give_back() -> None:
     """Freed memory goes back to the system, by the page: boosting takes none of it in such pieces.
 
-    For where workers keep what they freed; without glibc nothing happens.
+    Arrow keeps some 100 MB of what it read, and workers keep what they freed; without glibc that
+    stays.
     """
+    forget_footers()
+    pa.default_memory_pool().release_unused()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
