@@ -222,5 +222,6 @@ def boost(
             start_timeout=cluster.start_timeout,
             recoveries=cluster.recoveries,
             matrix=_matrix_options(plan, profile, cluster),
+            one_host=cluster.kind in ("local", "auto") and spec.device == "cpu",
         ),
     )

@@ -18,6 +18,7 @@ from tasks.engine.boost import Segment
 from tasks.engine.booster import finish
 from tasks.engine.checkpoints import Checkpoint, CheckpointStore, History
 from tasks.engine.dataset import RowGroup
+from tasks.engine.dealing import deal, members, need_of
 from tasks.engine.errors import RunError
 from tasks.engine.frames import Device
 from tasks.engine.matrix import BatchSource, Float32
@@ -35,8 +36,7 @@ from tasks.engine.members import (
     start_tracker,
     watch,
 )
-from tasks.engine.need import NODES_AT_ONCE, Need, tree_nodes
-from tasks.engine.segment import Job, run_job, share_of
+from tasks.engine.segment import Job, run_job
 from tasks.engine.spec import BoostSpec
 from tasks.engine.workers import (
     MEMORY_LOSSES,
@@ -178,11 +178,14 @@ def _of_memory(client: Any, lost: Lost) -> bool:
 
 
 def _on_disk(work: _Work) -> _Work:
-    """The estimate was too low where a worker died in memory: later groups use the disk."""
-    if work.options.matrix.external != "auto":
-        return work
-    matrix = work.options.matrix.model_copy(update={"external": "always", "after_loss": True})
-    return replace(work, options=work.options.model_copy(update={"matrix": matrix}))
+    """The estimate was too low where a worker died in memory: later groups use all workers, and
+    the disk.
+    """
+    changes: dict[str, Any] = {"one_host": False}
+    if work.options.matrix.external == "auto":
+        later = {"external": "always", "after_loss": True}
+        changes["matrix"] = work.options.matrix.model_copy(update=later)
+    return replace(work, options=work.options.model_copy(update=changes))
 
 
 def _too_large(work: _Work, lost: Lost, workers: int) -> RunError:
@@ -190,17 +193,7 @@ def _too_large(work: _Work, lost: Lost, workers: int) -> RunError:
     address = next(iter(a for a in lost.workers if a in memory_deaths(work.client)))
     block = max(deal(work.row_groups, workers), key=lambda each: sum(group.rows for group in each))
     spec, matrix = work.spec, work.options.matrix
-    share = share_of(block, len(spec.feature_names))
-    need = Need(
-        rows=int(share.rows * matrix.used),
-        largest=share.largest,
-        features=len(spec.feature_names),
-        bins=spec.max_bin,
-        missing=bool(matrix.missing),
-        own_objective=spec.own_objective,
-        all_bins=spec.max_bin * len(spec.feature_names),
-        nodes=min(NODES_AT_ONCE, tree_nodes(spec.depth, spec.leaves, share.rows)),
-    )
+    need = need_of(spec, block, matrix)
     return RunError(
         f"{of_memory_limit(work.client, address)}, as {MEMORY_LOSSES} did before it, "
         f"in training. {need.too_large(matrix.external)}"
@@ -233,27 +226,6 @@ def _result(
     )
 
 
-def deal(row_groups: Sequence[RowGroup], workers: int) -> list[tuple[RowGroup, ...]]:
-    """Contiguous blocks of about as many rows each, none empty: at most `workers`."""
-    groups = [group for group in row_groups if group.rows]
-    count = min(workers, len(groups))
-    total = sum(group.rows for group in groups)
-    blocks: list[tuple[RowGroup, ...]] = []
-    begin, before = 0, 0
-    for index in range(count):
-        left = count - index - 1
-        end = begin + 1
-        reached = before + groups[begin].rows
-        goal = total * (index + 1) / count
-        while end < len(groups) - left and reached + groups[end].rows / 2 <= goal:
-            reached += groups[end].rows
-            end += 1
-        end = len(groups) if left == 0 else end
-        blocks.append(tuple(groups[begin:end]))
-        begin, before = end, reached
-    return blocks
-
-
 @contextmanager
 def _turn(client: Any, timeout: float) -> Iterator[None]:
     """This training's turn on the cluster: tasks of two groups on one worker wait for ever.
@@ -275,8 +247,8 @@ def _turn(client: Any, timeout: float) -> Iterator[None]:
         client.loop.add_callback(turn.refresh_callback.stop)
 
 
-def _workers(client: Any, wanted: int, options: GroupOptions) -> list[str]:
-    """Addresses in order, of as many as there were if they come in time; one at the least."""
+def _workers(client: Any, wanted: int, options: GroupOptions) -> dict[str, Any]:
+    """By address in order, of as many as there were if they come in time; one at the least."""
     began = time.monotonic()
     while len(found := _ready(client)) < wanted:
         limit = options.replace_timeout if found else options.start_timeout
@@ -288,13 +260,13 @@ def _workers(client: Any, wanted: int, options: GroupOptions) -> list[str]:
             "The cluster has no workers left to train on, and none came within "
             f"{options.start_timeout:g} s (cluster.start_timeout)."
         )
-    return sorted(found)
+    return dict(sorted(found.items()))
 
 
-def _ready(client: Any) -> list[str]:
+def _ready(client: Any) -> dict[str, Any]:
     """Workers that take work: one that is paused for its memory would never start its part."""
     alive = alive_workers(client)
-    return [address for address, worker in alive.items() if worker["status"] == "running"]
+    return {address: each for address, each in alive.items() if each["status"] == "running"}
 
 
 def _on_host_of(address: str, members: Sequence[str]) -> int:
@@ -304,24 +276,30 @@ def _on_host_of(address: str, members: Sequence[str]) -> int:
 
 
 def _run_group(
-    work: _Work, workers: list[str], start: Checkpoint | None, told: Rounds
+    work: _Work, workers: dict[str, Any], start: Checkpoint | None, told: Rounds
 ) -> list[Segment]:
     """One group from its start to the training's end. Raises Lost where it came to nothing."""
-    blocks = deal(work.row_groups, len(workers))
-    members = workers[: len(blocks)]
+    group = members(
+        work.spec,
+        work.row_groups,
+        workers,
+        work.options.matrix,
+        one_host=work.options.one_host,
+    )
+    addresses = [member.address for member in group]
     from_round = start.rounds if start else 0
-    told.on_event(Event("formed", from_round, {}, tuple(members)))
+    told.on_event(Event("formed", from_round, {}, tuple(addresses)))
     client, topic = work.client, f"{PREFIX}{uuid4().hex}"
-    free_of_others(client, members, work.options)
+    free_of_others(client, addresses, work.options)
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
     client.subscribe_topic(topic, lambda event: events.put(event[1]))
     futures: dict[str, Any] = {}
-    tracker = start_tracker(client, len(members), work.options)
+    tracker = start_tracker(client, len(group), work.options)
     try:
-        for rank, (address, block) in enumerate(zip(members, blocks, strict=True)):
+        for rank, member in enumerate(group):
             job = Job(
                 spec=work.spec,
-                row_groups=block,
+                row_groups=member.row_groups,
                 make_batches=work.make_batches,
                 sample=work.sample,
                 store=work.store,
@@ -329,12 +307,13 @@ def _run_group(
                 topic=topic,
                 members=member_arguments(tracker, rank, work.options),
                 matrix=work.options.matrix,
-                sharing=_on_host_of(address, members),
+                sharing=_on_host_of(member.address, addresses),
+                threads=member.threads,
             )
-            futures[address] = client.submit(
+            futures[member.address] = client.submit(
                 run_job,
                 job,
-                workers=[address],
+                workers=[member.address],
                 allow_other_workers=False,
                 pure=False,
                 key=f"{topic}-{rank}",

@@ -165,40 +165,73 @@ class BatchIterator(xgb.DataIter):
         self._to_label = to_label
         self._next = 0
         self._rest: tuple[Float32, Float64] | None = None
+        self._held: Batch | None = None
+        self._empty: Batch | None = None
         self._given_rows = False
         self._rows: dict[int, tuple[UInt64, Float64 | None]] = {}
 
     def reset(self) -> None:
         self._next = 0
         self._rest = None
+        self._held = None
         self._given_rows = False
 
     def next(self, input_data: Callable[..., None]) -> bool:
         if self._rest is not None:
             self._give_page(input_data, *self._rest)
             return True
-        empty: Batch | None = None
-        while self._next < len(self._cache):
-            index = self._next
-            self._next += 1
-            batch = self._cache.read(self._side, index)
-            if len(batch.label) == 0:
-                empty = batch
-                continue
-            if self._keeps_rows:
-                self._rows.setdefault(index, (batch.position, batch.weight))
+        batch = self._take()
+        if batch is not None:
             self._given_rows = True
-            self._give_page(input_data, batch.features, batch.label)
+            self._give_page(input_data, *self._together(batch))
             return True
         if self._given_rows:
             return False
         self._given_rows = True
+        empty = self._empty
         if empty is None:
             width = len(self._schema.names)
             empty = Batch(np.empty((0, width), np.float32), np.empty(0), np.empty(0, np.uint64))
         # one that was read lies where the others' rows do: XGBoost asks the first of all
         self._give(input_data, empty.features, empty.label)
         return True
+
+    def _take(self) -> Batch | None:
+        """The next batch that has rows."""
+        held, self._held = self._held, None
+        if held is not None:
+            return held
+        while self._next < len(self._cache):
+            index = self._next
+            self._next += 1
+            batch = self._cache.read(self._side, index)
+            if len(batch.label) == 0:
+                self._empty = batch
+                continue
+            if self._keeps_rows:
+                self._rows.setdefault(index, (batch.position, batch.weight))
+            return batch
+        return None
+
+    def _together(self, first: Batch) -> tuple[Float32, Float64]:
+        """Features and labels of as many batches as fit a page: each takes memory of its own."""
+        found = [first]
+        rows = len(first.label)
+        while self._pages is not None and rows < self._pages.rows:
+            following = self._take()
+            if following is None:
+                break
+            rows += len(following.label)
+            if rows > self._pages.rows:
+                self._held = following
+                break
+            found.append(following)
+        if len(found) == 1:
+            return first.features, first.label
+        return (
+            np.concatenate([batch.features for batch in found]),
+            np.concatenate([batch.label for batch in found]),
+        )
 
     @property
     def position(self) -> UInt64:
@@ -216,7 +249,7 @@ class BatchIterator(xgb.DataIter):
     def _give_page(
         self, input_data: Callable[..., None], features: Float32, label: Float64
     ) -> None:
-        """A batch is one page, or where pages are smaller its first; the rest is to come."""
+        """The rows are one page, or where pages are smaller its first; the rest is to come."""
         rows = len(label)
         if self._pages is not None:
             self._pages.check()

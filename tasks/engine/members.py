@@ -35,7 +35,8 @@ class GroupOptions(Frozen):
     worker may be silent, `replace_timeout` the wait for a lost worker's replacement,
     `start_timeout` that for any where nobody is left, `end_timeout` the wait for the others' tasks
     before their processes are ended (in about one loss of ten XGBoost leaves the survivors waiting
-    for ever), `lock_timeout` that for another training's end. `matrix` says where bins may go.
+    for ever), `lock_timeout` that for another training's end. `matrix` says where bins may go;
+    `one_host`, that all workers are processes of one host, and one may use the threads of all.
     """
 
     tracker_host: str | None = None
@@ -49,6 +50,7 @@ class GroupOptions(Frozen):
     lock_timeout: float = 86_400
     recoveries: int = 10
     matrix: MatrixOptions = MatrixOptions()
+    one_host: bool = False
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ per row. The model's bytes are the same, so each training takes what fits.
 """
 
 import ctypes
+import math
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,9 +54,11 @@ PAGE_ROWS = 131_072
 COPIES_SHARE = 1 / 32
 ORDERED_ROWS = 131_072
 LEAST_PAGE_ROWS = 4_096
-PAGE_SHARE = 1 / 32
+PAGE_SHARE = 1 / 16
 PAGES_AHEAD = 4
-PAGES_HELD = 2
+PAGES_HELD = 4
+M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
+APART_BYTES = 32 << 20
 MORE_DISK = (
     "Make room there, put BOOSTLINE_HOME on a larger disk (or the --local-directory of workers "
     "that were started elsewhere), or give workers more memory (cluster.memory_limit)."
@@ -113,7 +117,8 @@ class Room:
 
     def check_memory(self, need: Need, held: int) -> None:
         """Raises RunError where bins on disk don't help."""
-        taken = need.state + PAGES_HELD * self._page(need)
+        pages = math.ceil(need.rows / self.page_rows(need))
+        taken = need.state + PAGES_HELD * self._page(need) + pages * need.page_blocks
         if self.limit is None or held + taken <= ENDED * self.limit:
             return
         deep = held + taken - need.histograms <= ENDED * self.limit
@@ -138,14 +143,17 @@ class Room:
         )
 
     def page_rows(self, need: Need) -> int:
-        """XGBoost holds a few pages at once."""
+        """XGBoost holds a few pages at once, and something of each: with fewer rows the one takes
+        less memory, with more the other.
+        """
         if self.limit is None:
             return PAGE_ROWS
-        bytes_ = PAGE_SHARE * self.limit
-        return max(LEAST_PAGE_ROWS, min(PAGE_ROWS, int(bytes_ / (need.features * need.value + 8))))
+        least = math.sqrt(need.rows * need.page_blocks / (PAGES_HELD * need.page_row))
+        largest = PAGE_SHARE * self.limit / need.page_row
+        return max(LEAST_PAGE_ROWS, int(min(PAGE_ROWS, least, largest)))
 
     def _page(self, need: Need) -> int:
-        return self.page_rows(need) * (need.features * need.value + 8)
+        return int(self.page_rows(need) * need.page_row)
 
     def page_bytes(self) -> int | None:
         """To which XGBoost puts pages together, which it does on a GPU alone."""
@@ -216,6 +224,7 @@ class Share:
             missing=bool(np.isnan(sample).any()) if missing is None else missing,
             own_objective=spec.own_objective,
             all_bins=all_bins,
+            tree=tree,
             nodes=self.room.nodes(all_bins, tree),
         )
 
@@ -270,11 +279,29 @@ def place_of(share: Share, need: Need, tell: Callable[[str], None]) -> Iterator[
         after_loss = share.options.after_loss
         batches = 0 if after_loss else room.cache(held + need.batch + need.state)
         try:
-            yield Place(pages, batches, copies, nodes)
+            with _large_blocks_apart():
+                yield Place(pages, batches, copies, nodes)
         except BaseException as error:
             # whose traceback holds the matrices: XGBoost complains where pages went before them
             clear_frames(error.__traceback__)
             raise
+
+
+@contextmanager
+def _large_blocks_apart() -> Iterator[None]:
+    """Where memory is short: XGBoost's histograms grow level by level, and a heap keeps the place
+    of all that they leave. For workers, whose blocks lie in a heap up to a size of their own.
+    """
+    usual = os.environ.get("MALLOC_MMAP_THRESHOLD_")
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if usual is None or set_option is None:
+        yield
+        return
+    set_option(M_MMAP_THRESHOLD, APART_BYTES)
+    try:
+        yield
+    finally:
+        set_option(M_MMAP_THRESHOLD, int(usual))
 
 
 def give_back() -> None:

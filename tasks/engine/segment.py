@@ -25,7 +25,7 @@ class Job:
 
     `from_round` names the checkpoint to go on from, 0 for none. `members` are the arguments of
     XGBoost's communicator, None for a worker on its own. `topic` is where rounds are told.
-    `sharing` members are on this worker's host, itself included.
+    `sharing` members are on this worker's host, itself included. `threads` None are the worker's.
     """
 
     spec: BoostSpec
@@ -38,6 +38,7 @@ class Job:
     members: dict[str, Any] | None = field(default=None)
     matrix: MatrixOptions = AUTO
     sharing: int = 1
+    threads: int | None = None
 
 
 def run_job(job: Job) -> Segment:
@@ -96,7 +97,7 @@ def run_job(job: Job) -> Segment:
         save=save,
         on_round=on_round,
         check_stop=check_stop,
-        threads=worker.state.nthreads,
+        threads=job.threads or worker.state.nthreads,
         share=share_of(job.row_groups, len(job.spec.feature_names), job.matrix, room),
         on_external=on_external,
     )

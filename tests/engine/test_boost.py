@@ -22,9 +22,10 @@ from tasks.engine.boost import boost_segment
 from tasks.engine.booster import finish
 from tasks.engine.checkpoints import Checkpoint, CheckpointStore
 from tasks.engine.dataset import RowGroup
+from tasks.engine.dealing import deal
 from tasks.engine.errors import RunError, UserError
 from tasks.engine.frames import Device
-from tasks.engine.group import TrainResult, deal, train
+from tasks.engine.group import TrainResult, train
 from tasks.engine.members import Event, GroupOptions
 from tasks.engine.memory import MatrixOptions, Room, Share
 from tasks.engine.objective import LabelScale, on_grid
@@ -146,7 +147,9 @@ ON_DISK = MatrixOptions(external="always")
 def test_same_bytes_on_disk(
     dask_client: Any, tmp_path: Path, changes: dict[str, Any], weighted: bool
 ) -> None:
-    """Groups of 1, 2 and 4 with their bins on disk, pages of part of a batch, and resumed."""
+    """Groups of 1, 2 and 4 with their bins on disk; pages of part of a batch and of several, from
+    a checkpoint on, too.
+    """
     wait_for_workers(dask_client)
     spec = made.spec(**changes)
     first, _ = alone(spec, weighted, made.store(tmp_path / "memory"))
@@ -170,13 +173,14 @@ def test_same_bytes_on_disk(
     # a limit of which pages are a small share
     room = Room(limit=10**12, scratch=str(tmp_path / "pages"))
     share = Share(sum(group.rows for group in made.ROW_GROUPS), made.ROWS, ON_DISK, room)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tasks.engine.memory.PAGE_ROWS", 170)
-        patch.setattr("tasks.engine.memory.LEAST_PAGE_ROWS", 170)
-        parts = made.store(tmp_path / "parts")
-        alone(spec.model_copy(update={"n_estimators": 13}), weighted, parts, share=share)
-        assert alone(spec, weighted, parts, threads=2, share=share)[0] == first
-    assert alone(spec, weighted, parts, share=share) == (first, [])
+    for rows in (170, 1_500):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("tasks.engine.memory.PAGE_ROWS", rows)
+            patch.setattr("tasks.engine.memory.LEAST_PAGE_ROWS", rows)
+            parts = made.store(tmp_path / f"parts-{rows}")
+            alone(spec.model_copy(update={"n_estimators": 13}), weighted, parts, share=share)
+            assert alone(spec, weighted, parts, threads=2, share=share)[0] == first
+        assert alone(spec, weighted, parts, share=share) == (first, [])
     assert not list((tmp_path / "pages").iterdir())
 
 
