@@ -16,7 +16,7 @@ BATCH_BYTES = 24
 # A page is larger than its bins: measured with 1,000 features.
 PAGE_OVERHEAD = 1.25
 # XGBoost parts the rows of each page by blocks, one for each node at the least.
-BLOCK_BYTES = 12_288
+BLOCK_BYTES = 32_832
 BLOCKS = 256
 # A node's histogram, per bin: sums of gradients and hessians as float64. XGBoost keeps those of a
 # whole tree, so that of two siblings it adds up one; beyond so many nodes, or such a share of the
