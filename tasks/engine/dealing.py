@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasks.engine.dataset import RowGroup
-from tasks.engine.memory import FILLED, MatrixOptions
-from tasks.engine.need import HISTOGRAM_BYTES, NODES_AT_ONCE, Need, tree_nodes
+from tasks.engine.memory import FILLED, MatrixOptions, Room
+from tasks.engine.need import HISTOGRAM_BYTES, Need
 from tasks.engine.segment import share_of
 from tasks.engine.spec import BoostSpec
 
@@ -49,24 +49,6 @@ def deal(row_groups: Sequence[RowGroup], workers: int) -> list[tuple[RowGroup, .
     return blocks
 
 
-def need_of(spec: BoostSpec, row_groups: Sequence[RowGroup], matrix: MatrixOptions) -> Need:
-    """What a share takes as far as it is known without looking at it."""
-    share = share_of(row_groups, len(spec.feature_names))
-    rows = int(share.rows * matrix.used)
-    tree = tree_nodes(spec.depth, spec.leaves, rows)
-    return Need(
-        rows=rows,
-        largest=share.largest,
-        features=len(spec.feature_names),
-        bins=spec.max_bin,
-        missing=bool(matrix.missing),
-        own_objective=spec.own_objective,
-        all_bins=spec.max_bin * len(spec.feature_names),
-        tree=tree,
-        nodes=min(NODES_AT_ONCE, tree),
-    )
-
-
 def members(
     spec: BoostSpec,
     row_groups: Sequence[RowGroup],
@@ -80,7 +62,9 @@ def members(
     """
     if one_host and len(workers) > 1:
         address, worker = next(iter(workers.items()))
-        if better_alone(need_of(spec, row_groups, matrix), worker["memory_limit"]):
+        room = Room(worker["memory_limit"] or None)
+        share = share_of(row_groups, len(spec.feature_names), matrix, room)
+        if better_alone(share.expected_need(spec), room.limit):
             threads = sum(each["nthreads"] for each in workers.values())
             return [Member(address, tuple(group for group in row_groups if group.rows), threads)]
     blocks = deal(row_groups, len(workers))
@@ -89,9 +73,9 @@ def members(
 
 def better_alone(need: Need, limit: int | None) -> bool:
     """Whether one worker with everyone's threads is quicker than several, and has the memory."""
-    sent = need.nodes * need.all_bins / 2  # of two siblings one is sent
+    sent = need.tree * need.all_bins / 2  # of two siblings one is sent
     if sent * HISTOGRAM_BYTES < SENT_BYTES:
         return False
-    if BIN_NS * need.nodes * need.all_bins < VALUE_NS * need.rows * need.features:
+    if BIN_NS * need.tree * need.all_bins < VALUE_NS * need.rows * need.features:
         return False
     return not limit or LIBRARIES_BYTES + need.in_memory <= FILLED * limit

@@ -18,7 +18,7 @@ from tasks.engine.boost import Segment
 from tasks.engine.booster import finish
 from tasks.engine.checkpoints import Checkpoint, CheckpointStore, History
 from tasks.engine.dataset import RowGroup
-from tasks.engine.dealing import deal, members, need_of
+from tasks.engine.dealing import deal, members
 from tasks.engine.errors import RunError
 from tasks.engine.frames import Device
 from tasks.engine.matrix import BatchSource, Float32
@@ -36,7 +36,7 @@ from tasks.engine.members import (
     start_tracker,
     watch,
 )
-from tasks.engine.segment import Job, run_job
+from tasks.engine.segment import Job, run_job, share_of
 from tasks.engine.spec import BoostSpec
 from tasks.engine.workers import (
     MEMORY_LOSSES,
@@ -193,7 +193,7 @@ def _too_large(work: _Work, lost: Lost, workers: int) -> RunError:
     address = next(iter(a for a in lost.workers if a in memory_deaths(work.client)))
     block = max(deal(work.row_groups, workers), key=lambda each: sum(group.rows for group in each))
     spec, matrix = work.spec, work.options.matrix
-    need = need_of(spec, block, matrix)
+    need = share_of(block, len(spec.feature_names), matrix).expected_need(spec)
     return RunError(
         f"{of_memory_limit(work.client, address)}, as {MEMORY_LOSSES} did before it, "
         f"in training. {need.too_large(matrix.external)}"

@@ -210,18 +210,34 @@ class Share:
         """`reference` is a matrix with the bins of `sample`. Every category has a bin of its own,
         so they may be more than the spec's `max_bin`.
         """
-        rows = int(self.rows * self.options.used)
         missing = self.options.missing
         ends, _ = reference.get_quantile_cut()  # of a numeric feature its least value as well
-        all_bins = int(ends[-1])
         categories = np.diff(ends)[[kind == "c" for kind in spec.feature_types]]
+        return self._need(
+            spec,
+            bins=max(spec.max_bin, int(categories.max(initial=0))),
+            all_bins=int(ends[-1]),
+            missing=bool(np.isnan(sample).any()) if missing is None else missing,
+        )
+
+    def expected_need(self, spec: BoostSpec) -> Need:
+        """As far as it is known without looking at any row."""
+        return self._need(
+            spec,
+            bins=spec.max_bin,
+            all_bins=spec.max_bin * len(spec.feature_names),
+            missing=bool(self.options.missing),
+        )
+
+    def _need(self, spec: BoostSpec, *, bins: int, all_bins: int, missing: bool) -> Need:
+        rows = int(self.rows * self.options.used)
         tree = tree_nodes(spec.depth, spec.leaves, rows)
         return self.room.need(
             rows=rows,
             largest=self.largest,
             features=len(spec.feature_names),
-            bins=max(spec.max_bin, int(categories.max(initial=0))),
-            missing=bool(np.isnan(sample).any()) if missing is None else missing,
+            bins=bins,
+            missing=missing,
             own_objective=spec.own_objective,
             all_bins=all_bins,
             tree=tree,

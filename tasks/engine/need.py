@@ -33,8 +33,7 @@ NODE_ROWS = 4
 class Need:
     """Bytes that a share of the rows takes. `largest` is the number of rows of its largest batch,
     `bins` that of bins of a feature at most, `all_bins` of all features together; `tree` are the
-    nodes of a tree that have children, at most, and `nodes` those of them whose histograms are kept
-    at once.
+    nodes of a tree that have a histogram, at most, and `nodes` those that are kept at once.
     """
 
     rows: int
@@ -113,7 +112,7 @@ class Need:
 
 
 def tree_nodes(depth: int, leaves: int, rows: int) -> int:
-    """How many nodes of a tree have children, at most; 0 for no limit of depth or leaves."""
+    """How many nodes of a tree have a histogram, at most; 0 for no limit of depth or leaves."""
     of_depth = 2**depth - 1 if depth else rows
     of_leaves = 2 * leaves - 1 if leaves else rows
     return max(1, min(of_depth, of_leaves, rows // NODE_ROWS))

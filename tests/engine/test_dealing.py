@@ -28,7 +28,7 @@ WIDE = Need(80_000, 8_192, 2_000, 256, False, False, 512_000, 63, 63)
         pytest.param({}, GB, False, id="without room for all rows"),
         pytest.param({"rows": 8_000_000}, None, False, id="many rows"),
         pytest.param({"features": 28, "all_bins": 7_168}, None, False, id="few features"),
-        pytest.param({"nodes": 3}, None, False, id="shallow trees"),
+        pytest.param({"tree": 3}, None, False, id="shallow trees"),
     ],
 )
 def test_when_one_is_quicker(changes: dict[str, Any], limit: int | None, alone: bool) -> None:

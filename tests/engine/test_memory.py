@@ -228,8 +228,17 @@ def test_histograms_that_do_not_fit() -> None:
     )
 
 
-@pytest.mark.parametrize("policy", ["depthwise", "lossguide"])
-def test_the_same_bytes_with_few_histograms(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("policy", "changes"),
+    [
+        pytest.param("depthwise", {}, id="depthwise"),
+        pytest.param("lossguide", {}, id="lossguide"),
+        pytest.param("depthwise", {"max_weight": 4.0, "subsample": 0.5}, id="own objective"),
+    ],
+)
+def test_the_same_bytes_with_few_histograms(
+    policy: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Siblings' sums are added up where they can't be subtracted."""
     options = MatrixOptions(external="never")
     kept: list[int] = []
@@ -241,8 +250,9 @@ def test_the_same_bytes_with_few_histograms(policy: str, monkeypatch: pytest.Mon
     train = xgboost.train
     monkeypatch.setattr("tasks.engine.boost.xgb.train", watched)
     params = {**made.spec().params, "max_depth": 8, "grow_policy": policy}
+    sources = made.make_batches(made.ROW_GROUPS, weighted=bool(changes))
     few, many = (
-        boosted(Share(options=options, room=Room(limit)), [], params=params)
+        boosted(Share(options=options, room=Room(limit)), [], sources, params=params, **changes)
         for limit in (MB // 20, None)
     )
     assert kept == [2, 2_048]
