@@ -4,10 +4,11 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any
+from typing import Any, cast
 
 import dask
 from distributed import Client, LocalCluster
+from distributed.deploy.cluster import Cluster
 
 from infra.cluster_plan import (
     SCHEDULER_SETTINGS,
@@ -29,15 +30,18 @@ CLOSING_LIMIT_S = 15
 
 
 class OutlivesWorkers:
-    """Makes a local cluster survive the loss of several workers at once.
+    """Makes a local cluster survive the loss of workers, several at once or one again and again.
 
     Dask's own raises KeyError for a lost worker that its picture of the scheduler, refreshed once
     a second, does not show yet or any more; closing it then fails and the exit takes 10 s longer.
+    And it looks `distributed.deploy.lost-worker-timeout` after each loss whether the worker is
+    there: one that was lost again just before was closed for good while it started. Here nobody
+    looks, since the nannies, which start them, live in this very process.
     """
 
     def _update_worker_status(self, op: str, msg: Any) -> None:
         with suppress(KeyError):
-            super()._update_worker_status(op, msg)  # type: ignore[misc]
+            Cluster._update_worker_status(cast(Cluster, self), op, msg)
 
 
 class WorkerProcesses(OutlivesWorkers, LocalCluster):
@@ -74,8 +78,6 @@ def processes_here(
         **SCHEDULER_SETTINGS,
         **WORKER_SETTINGS,
         "distributed.nanny.pre-spawn-environ": variables,
-        # A worker that is being started again is given up no sooner than a first one.
-        "distributed.deploy.lost-worker-timeout": f"{plan.start_timeout_s}s",
         "distributed.comm.timeouts.connect": f"{plan.start_timeout_s}s",
     }
     with ExitStack() as stack:

@@ -89,17 +89,12 @@ def shared_data() -> Path:
 def dask_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Four worker processes of one thread each, with nannies that replace a lost one."""
     import dask
-    from distributed import LocalCluster
+
+    from infra.local_cluster import WorkerProcesses
 
     with (
-        dask.config.set(
-            {
-                "distributed.scheduler.allowed-failures": 0,
-                # a worker that starts again slowly, beside other work, is not given up
-                "distributed.deploy.lost-worker-timeout": "120s",
-            }
-        ),
-        LocalCluster(
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        WorkerProcesses(
             n_workers=4,
             threads_per_worker=1,
             processes=True,

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
+import dask
 import psutil
 import pytest
 from distributed import LocalCluster
@@ -123,6 +124,29 @@ def test_a_lost_worker_fails_its_task_and_its_successor_knows_the_folder(tmp_pat
             time.sleep(0.1)
         (path,) = client.run(worker_path).values()
         assert path[-1] == str(tmp_path)
+
+
+def test_a_worker_that_is_lost_twice_comes_back_twice() -> None:
+    """Dask looks some time after a loss, and gives up for good who is just starting again."""
+    after_s = 4.0
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": f"{after_s}s"}),
+        open_cluster(workers=1, threads=1) as client,
+    ):
+        scheduler = cast(LocalCluster, client.cluster).scheduler
+        (first,) = client.run(os.getpid).values()
+        os.kill(first, signal.SIGKILL)
+        while scheduler.workers:
+            time.sleep(0.01)
+        lost = time.monotonic()
+        client.wait_for_workers(1, timeout=30)
+        (second,) = client.run(os.getpid).values()
+        time.sleep(max(0.0, lost + after_s - 0.3 - time.monotonic()))
+        os.kill(second, signal.SIGKILL)
+        while scheduler.workers:
+            time.sleep(0.01)
+        client.wait_for_workers(1, timeout=30)
+        assert set(client.run(os.getpid).values()).isdisjoint({first, second})
 
 
 def test_nothing_reaches_the_terminal(tmp_path: Path) -> None:
