@@ -123,6 +123,7 @@ def boost_segment(
                 threads,
                 with_valid=spec.valid_variance is not None,
                 keeps_rows=spec.own_objective,
+                complete=share.complete(spec),
                 pages=place.pages,
             ),
             place,

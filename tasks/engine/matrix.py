@@ -1,7 +1,9 @@
 """From batches of rows to XGBoost's binned matrices, streaming.
 
-XGBoost reads an iterator three times where a reference gives the bins. Decoded batches are kept
-between the reads within a budget of bytes and read again beyond it; the next one is read ahead.
+XGBoost reads an iterator three times where a reference gives the bins: it counts the values, bins
+them, and arranges the bins by column. Decoded batches are kept between the reads within a budget of
+bytes and read again beyond it; the next one is read ahead. Where no value is missing the first and
+the last read ask for nothing but numbers of rows, and the batches are read once.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,10 +17,18 @@ import numpy as np
 import numpy.typing as npt
 import xgboost as xgb
 
+from tasks.engine.errors import RunError
+
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 UInt64 = npt.NDArray[np.uint64]
 Side = Literal["train", "valid"]
+
+READ_OF_VALUES = 2  # of XGBoost's three, from 1
+UNEXPECTED = (
+    "The profile found no missing value, but rows that were read to train on have some. The table "
+    "has changed since, or its loader returns other rows at every call."
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +67,26 @@ class Sides:
     valid: Batch
 
 
-BatchSource = Callable[[], Sides]
+Counts = dict[Side, int]
+
+
+@dataclass(frozen=True)
+class BatchSource:
+    """Where a batch comes from: `read` gives its rows, `count` their numbers and no more."""
+
+    read: Callable[[], Sides]
+    count: Callable[[], Counts]
+
+    def sorted(self, order: Callable[[Batch], Batch]) -> "BatchSource":
+        """The same rows, those that train in another order."""
+
+        def read() -> Sides:
+            sides = self.read()
+            return Sides(order(sides.train), sides.valid)
+
+        return BatchSource(read, self.count)
+
+
 ToLabel = Callable[[Float64], Float32]
 
 
@@ -77,17 +106,26 @@ class BatchCache:
         self._room = budget
         self._reader = reader
         self._kept: dict[tuple[Side, int], Batch] = {}
+        self._counts: dict[int, Counts] = {}
         self._ahead: tuple[int, Future[Sides]] | None = None
 
     def __len__(self) -> int:
         return len(self._sources)
 
-    def read(self, side: Side, index: int) -> Batch:
-        """Batch `index`; starts to read the next one. Raises whatever the source raises."""
-        batch = self._kept.get((side, index)) or self._fresh(side, index)
+    def count(self, side: Side, index: int) -> int:
+        """The rows of batch `index`. Raises whatever the source raises."""
+        if index not in self._counts:
+            self._counts[index] = self._sources[index].count()
+        return self._counts[index][side]
+
+    def read(self, side: Side, index: int, *, again: bool = True) -> Batch:
+        """Batch `index`, kept where it is to be read `again`; starts to read the next one. Raises
+        whatever the source raises.
+        """
+        batch = self._kept.get((side, index)) or self._fresh(side, index, again)
         following = (index + 1) % len(self)
         if (side, following) not in self._kept and self._ahead is None and following != index:
-            self._ahead = (following, self._reader.submit(self._sources[following]))
+            self._ahead = (following, self._reader.submit(self._sources[following].read))
         return batch
 
     def forget(self, side: Side) -> None:
@@ -95,17 +133,18 @@ class BatchCache:
         for key in [key for key in self._kept if key[0] == side]:
             self._room += self._kept.pop(key).bytes
 
-    def _fresh(self, side: Side, index: int) -> Batch:
+    def _fresh(self, side: Side, index: int, again: bool) -> Batch:
         ahead, self._ahead = self._ahead, None
         if ahead is not None and ahead[0] == index:
             sides = ahead[1].result()
         else:
-            sides = self._sources[index]()
+            sides = self._sources[index].read()
         # valid rows are few and would otherwise be read again only for themselves
         if side == "train":
             self._keep("valid", index, sides.valid)
         batch = sides.train if side == "train" else sides.valid
-        self._keep(side, index, batch)
+        if again:
+            self._keep(side, index, batch)
         return batch
 
     def _keep(self, side: Side, index: int, batch: Batch) -> None:
@@ -140,7 +179,8 @@ class BatchIterator(xgb.DataIter):
     without rows gives one batch of no rows. `position` and `weight` are those of all rows, in the
     matrix's order, once it is built, unless `keeps_rows` is False. An exception of a source
     surfaces as itself when the matrix has been built: XGBoost's `DataIter` keeps it until then.
-    With `pages` the matrix is on disk.
+    With `pages` the matrix is on disk. `complete` says that no value is missing and the matrix is
+    in the memory of a CPU: then the rows are read once.
     """
 
     def __init__(
@@ -152,6 +192,7 @@ class BatchIterator(xgb.DataIter):
         pages: Pages | None = None,
         *,
         keeps_rows: bool = True,
+        complete: bool = False,
     ) -> None:
         super().__init__(
             cache_prefix=None if pages is None else str(pages.folder / side),
@@ -159,6 +200,8 @@ class BatchIterator(xgb.DataIter):
         )
         self._pages = pages
         self._keeps_rows = keeps_rows
+        self._complete = complete
+        self._reads = 0
         self._cache = cache
         self._side = side
         self._schema = schema
@@ -171,12 +214,15 @@ class BatchIterator(xgb.DataIter):
         self._rows: dict[int, tuple[UInt64, Float64 | None]] = {}
 
     def reset(self) -> None:
+        self._reads += 1
         self._next = 0
         self._rest = None
         self._held = None
         self._given_rows = False
 
     def next(self, input_data: Callable[..., None]) -> bool:
+        if self._complete and self._reads != READ_OF_VALUES:
+            return self._give_number(input_data)
         if self._rest is not None:
             self._give_page(input_data, *self._rest)
             return True
@@ -204,14 +250,34 @@ class BatchIterator(xgb.DataIter):
         while self._next < len(self._cache):
             index = self._next
             self._next += 1
-            batch = self._cache.read(self._side, index)
+            batch = self._cache.read(self._side, index, again=not self._complete)
             if len(batch.label) == 0:
                 self._empty = batch
                 continue
+            if self._complete and np.isnan(batch.features.min()):
+                raise RunError(UNEXPECTED)
             if self._keeps_rows:
                 self._rows.setdefault(index, (batch.position, batch.weight))
             return batch
         return None
+
+    def _give_number(self, input_data: Callable[..., None]) -> bool:
+        """The next batch that has rows, of which XGBoost only learns how many they are: it refuses
+        infinite values where it looks at them.
+        """
+        while self._next < len(self._cache):
+            rows = self._cache.count(self._side, self._next)
+            self._next += 1
+            if rows:
+                break
+        else:
+            if self._given_rows:
+                return False
+            rows = 0
+        self._given_rows = True
+        nowhere = np.broadcast_to(np.float32(np.inf), (rows, len(self._schema.names)))
+        self._give(input_data, nowhere, None)
+        return True
 
     def _together(self, first: Batch) -> tuple[Float32, Float64]:
         """Features and labels of as many batches as fit a page: each takes memory of its own."""
@@ -257,10 +323,12 @@ class BatchIterator(xgb.DataIter):
         self._rest = (features[rows:], label[rows:]) if rows < len(label) else None
         self._give(input_data, features[:rows], label[:rows])
 
-    def _give(self, input_data: Callable[..., None], features: Float32, label: Float64) -> None:
+    def _give(
+        self, input_data: Callable[..., None], features: Float32, label: Float64 | None
+    ) -> None:
         input_data(
             data=features,
-            label=self._to_label(label),
+            label=None if label is None else self._to_label(label),
             feature_names=list(self._schema.names),
             feature_types=list(self._schema.types),
         )
@@ -333,18 +401,29 @@ def matrices(
     *,
     with_valid: bool,
     keeps_rows: bool,
+    complete: bool = False,
     pages: Pages | None = None,
 ) -> Matrices:
     """Both matrices with the bins of `reference`, in memory or on disk.
 
-    `keeps_rows`: whether the positions and weights of the train rows are wanted after.
+    `keeps_rows`: whether the positions and weights of the train rows are wanted after. `complete`:
+    no value is missing, and the matrices are a CPU's.
+
+    Raises:
+        RunError: a value is missing though `complete` says that none is.
+        Whatever a batch source raises.
     """
-    rows = BatchIterator(cache, "train", schema, to_label, pages, keeps_rows=keeps_rows)
+    complete = complete and pages is None
+    rows = BatchIterator(
+        cache, "train", schema, to_label, pages, keeps_rows=keeps_rows, complete=complete
+    )
     train = binned_matrix(rows, reference, max_bin, threads)
     cache.forget("train")
     if not with_valid:
         return Matrices(rows, train, None)
-    valid_rows = BatchIterator(cache, "valid", schema, to_label, pages, keeps_rows=False)
+    valid_rows = BatchIterator(
+        cache, "valid", schema, to_label, pages, keeps_rows=False, complete=complete
+    )
     valid = binned_matrix(valid_rows, train, max_bin, threads)
     cache.forget("valid")
     return Matrices(rows, train, valid)

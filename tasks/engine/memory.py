@@ -206,6 +206,14 @@ class Share:
     options: MatrixOptions = AUTO
     room: Room = BOUNDLESS
 
+    def complete(self, spec: BoostSpec) -> bool:
+        """Whether XGBoost on a CPU needs no look at the values to know that none is missing.
+
+        A category that no train row has is missing where a valid row has it.
+        """
+        known = self.options.missing is False and "c" not in spec.feature_types
+        return known and spec.device == "cpu"
+
     def need(self, spec: BoostSpec, sample: Float32, reference: Any) -> Need:
         """`reference` is a matrix with the bins of `sample`. Every category has a bin of its own,
         so they may be more than the spec's `max_bin`.

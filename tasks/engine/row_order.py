@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import xgboost as xgb
 
-from tasks.engine.matrix import Batch, BatchSource, Float32, Sides
+from tasks.engine.matrix import Batch, BatchSource, Float32
 
 # Rows of a batch are sorted by cells: the quarters of the features by which trees part them first.
 MOST_FEATURES = 5
@@ -86,25 +86,13 @@ class Cells:
         )
 
 
-@dataclass(frozen=True)
-class _Sorted:
-    """A source whose train rows are sorted."""
-
-    source: BatchSource
-    cells: Cells
-
-    def __call__(self) -> Sides:
-        sides = self.source()
-        return Sides(self.cells.sorted(sides.train), sides.valid)
-
-
 def in_order(sources: Sequence[BatchSource], reference: Any, threads: int) -> Sequence[BatchSource]:
     """The same batches with sorted train rows. Reads the middle one, and raises what that raises.
 
     Must be called before the worker joins its group.
     """
-    cells = Cells.of(sources[len(sources) // 2]().train, reference, threads)
-    return [_Sorted(source, cells) for source in sources] if cells.bounds else sources
+    cells = Cells.of(sources[len(sources) // 2].read().train, reference, threads)
+    return [source.sorted(cells.sorted) for source in sources] if cells.bounds else sources
 
 
 def _quarters(values: Float32) -> Float32:

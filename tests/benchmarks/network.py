@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from tasks.engine.boost import boost_segment
-from tasks.engine.matrix import Batch, Float32, Sides
+from tasks.engine.matrix import Batch, BatchSource, Float32, Sides
 from tasks.engine.spec import BoostSpec
 from tasks.engine.tracker import Tracker
 from tests.benchmarks.report import machine, text
@@ -96,7 +96,7 @@ def member(
     counts: list[int] = []
     boost_segment(
         shared,
-        [partial(sides, rank)],
+        [BatchSource(partial(sides, rank), dict)],
         rows(0)[0],
         None,
         group={**tracker, "dmlc_task_id": f"{rank:06d}"},

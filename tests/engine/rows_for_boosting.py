@@ -17,7 +17,7 @@ from tasks.engine.dataset import RowGroup
 from tasks.engine.errors import UserError
 from tasks.engine.frames import Device
 from tasks.engine.hashing import positions, stream, uniform
-from tasks.engine.matrix import Batch, BatchSource, Float32, Sides
+from tasks.engine.matrix import Batch, BatchSource, Counts, Float32, Sides
 from tasks.engine.spec import BoostSpec
 
 GROUPS, ROWS, WIDTH = 8, 600, 6
@@ -81,6 +81,10 @@ def read(
     return Sides(*sides)
 
 
+def no_rows() -> Batch:
+    return Batch(np.empty((0, WIDTH), np.float32), np.empty(0), np.empty(0, np.uint64), np.empty(0))
+
+
 def cause(trouble: Trouble) -> None:
     if trouble.kind == "user":
         raise UserError("row 7 holds a weight of -1")
@@ -97,7 +101,15 @@ def make_batches(
     only_first: bool = False,
     device: Device = "cpu",
 ) -> list[BatchSource]:
-    return [partial(read, group, weighted, trouble, only_first, device) for group in groups]
+    return [source(partial(read, group, weighted, trouble, only_first, device)) for group in groups]
+
+
+def source(read: Callable[[], Sides]) -> BatchSource:
+    def count() -> Counts:
+        sides = read()
+        return {"train": len(sides.train.label), "valid": len(sides.valid.label)}
+
+    return BatchSource(read, count)
 
 
 def sample() -> Float32:

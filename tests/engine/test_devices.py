@@ -23,6 +23,7 @@ from tasks.engine.objective import LabelScale, SquaredError
 from tasks.engine.planning import plan_of
 from tasks.engine.profile import encoder_from, take_profile
 from tasks.engine.rows import load
+from tests.engine import rows_for_boosting as made
 from tests.engine import stand_in
 from tests.engine.tables import write
 from tests.engine.test_profile import table
@@ -130,9 +131,11 @@ def test_batches_are_the_cpus_to_the_last_bit(tmp_path: Path, split: dict[str, A
     assert spec.column_chunk is None
     compared: Counter[Any] = Counter()
     for mine, its in zip(on_gpu, on_cpu, strict=True):
+        sides = its.read()
+        assert its.count() == {"train": len(sides.train.label), "valid": len(sides.valid.label)}
         for side in ("train", "valid"):
-            batch: Batch = getattr(mine(), side)
-            expected: Batch = getattr(its(), side)
+            batch: Batch = getattr(mine.read(), side)
+            expected: Batch = getattr(its.read(), side)
             assert batch.bytes == expected.bytes
             for name in ("features", "label", "position", "weight"):
                 array = getattr(batch, name)
@@ -153,12 +156,12 @@ def test_a_share_without_train_rows_is_there_too(tmp_path: Path) -> None:
     dataset = ingest(config.data, home)
     plan = plan_of(config, dataset)
     dataset, profile = take_profile(None, dataset, plan, config, home)
-    rows = _Batches(plan, profile.encoder, "cuda")(dataset.row_groups())[0]().train
+    rows = _Batches(plan, profile.encoder, "cuda")(dataset.row_groups())[0].read().train
     none = Batch(rows.features[:0], rows.label[:0], rows.position[:0])
     scale = LabelScale.of(spec_of(config, plan, profile))
     schema = Schema(tuple(plan.names), ("q",) * plan.width)
     given: list[dict[str, Any]] = []
-    with open_cache([lambda: Sides(none, none)] * 2, 0) as cache:
+    with open_cache([made.source(lambda: Sides(none, none))] * 2, 0) as cache:
         iterator = BatchIterator(cache, "train", schema, scale.to_label)
         assert iterator.next(lambda **data: given.append(data))
         assert not iterator.next(lambda **data: given.append(data))

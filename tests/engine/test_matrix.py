@@ -1,6 +1,7 @@
 """Batches reach XGBoost whole, in order, and are read no more often than they must."""
 
 import threading
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -8,16 +9,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xgboost as xgb
 
+from tasks.engine.errors import RunError
 from tasks.engine.matrix import (
     Batch,
     BatchIterator,
     BatchSource,
+    Counts,
     Pages,
     Schema,
     Sides,
     binned_matrix,
     cut_points,
+    matrices,
     open_cache,
     reference_matrix,
 )
@@ -31,7 +36,7 @@ class Counted:
 
     def __init__(self) -> None:
         self.reads = [0] * made.GROUPS
-        self.sources: list[BatchSource] = [partial(self.read, i) for i in range(made.GROUPS)]
+        self.sources = [made.source(partial(self.read, i)) for i in range(made.GROUPS)]
 
     def read(self, index: int) -> Sides:
         self.reads[index] += 1
@@ -49,6 +54,77 @@ def build(
         valid = BatchIterator(cache, "valid", SCHEMA, lambda y: (y - 1e6).astype(np.float32), pages)
         binned_matrix(valid, train, 64, 1)
     return rows, train
+
+
+class Complete(Counted):
+    """Numbers alone, none missing but where `gap` says so; one batch has no valid rows."""
+
+    def __init__(self, gap: int | None = None) -> None:
+        super().__init__()
+        self.gap = gap
+        self.sources = [
+            BatchSource(source.read, partial(self.count, i))
+            for i, source in enumerate(self.sources)
+        ]
+
+    def read(self, index: int) -> Sides:
+        sides = super().read(index)
+        found = [self._filled(batch) for batch in (sides.train, sides.valid)]
+        if index == self.gap:
+            found[0].features[7, 3] = np.nan
+        return Sides(found[0], made.no_rows() if index == 2 else found[1])
+
+    def count(self, index: int) -> Counts:
+        sides = made.read(made.ROW_GROUPS[index], True, None, False)
+        valid = 0 if index == 2 else len(sides.valid.label)
+        return {"train": len(sides.train.label), "valid": valid}
+
+    @staticmethod
+    def _filled(batch: Batch) -> Batch:
+        return replace(batch, features=np.nan_to_num(batch.features))
+
+
+def test_where_no_value_is_missing_each_batch_is_read_once() -> None:
+    """Train and valid rows together, as all that is kept fits; and the matrices are the same."""
+    known, unknown = Complete(), Complete()
+    found = [complete(known, complete=True), complete(unknown, complete=False)]
+    assert sum(known.reads) <= made.GROUPS + 1  # what was read ahead in vain
+    assert sum(unknown.reads) >= 3 * made.GROUPS
+    for one, other in zip(*found, strict=True):
+        assert one.num_row() == other.num_row() > 1_000
+        assert one.num_nonmissing() == other.num_nonmissing() == one.num_row() * made.WIDTH
+        np.testing.assert_array_equal(one.get_label(), other.get_label())
+    models = [
+        xgb.train({"nthread": 1, "max_bin": 64}, train, 5, evals=[(valid, "valid")], verbose_eval=0)
+        for train, valid in found
+    ]
+    assert models[0].save_raw() == models[1].save_raw()
+    margins = [model.predict(valid) for model, (_, valid) in zip(models, found, strict=True)]
+    np.testing.assert_array_equal(margins[0], margins[1])
+
+
+def test_a_missing_value_that_the_profile_did_not_find() -> None:
+    with pytest.raises(RunError, match=r"^The profile found no missing value, but rows"):
+        complete(Complete(gap=5), complete=True)
+
+
+def complete(counted: Complete, *, complete: bool) -> tuple[Any, Any]:
+    """Train and valid matrix; what is kept holds all valid rows and no train rows beside them."""
+    schema = Schema(made.NAMES, ("q",) * made.WIDTH)
+    reference = reference_matrix(np.nan_to_num(made.sample()), schema, 64, 1)
+    with open_cache(counted.sources, 70_000) as cache:
+        built = matrices(
+            cache,
+            reference,
+            schema,
+            lambda y: (y - 1e6).astype(np.float32),
+            64,
+            1,
+            with_valid=True,
+            keeps_rows=False,
+            complete=complete,
+        )
+    return built.train, built.valid
 
 
 @pytest.mark.parametrize(
@@ -131,7 +207,7 @@ def test_an_exception_surfaces_as_itself() -> None:
     def broken() -> Sides:
         raise FileNotFoundError("part-3.parquet is gone")
 
-    sources[3] = broken
+    sources[3] = made.source(broken)
     with pytest.raises(FileNotFoundError, match=r"part-3\.parquet is gone"):
         build(sources, 0)
 
@@ -142,10 +218,10 @@ def test_the_reading_thread_is_joined() -> None:
 
 
 def test_without_rows(tmp_path: Path) -> None:
-    empty = Batch(
-        np.empty((0, made.WIDTH), np.float32), np.empty(0), np.empty(0, np.uint64), np.empty(0)
-    )
+    empty = made.no_rows()
     on_disk = Pages(tmp_path, 100, lambda: None)
-    for sources, pages in product(([], [lambda: Sides(empty, empty)]), (None, on_disk)):
+    for sources, pages in product(
+        ([], [made.source(lambda: Sides(empty, empty))]), (None, on_disk)
+    ):
         rows, train = build(list(sources), 0, pages)
         assert train.num_row() == 0 and train.num_col() == made.WIDTH and len(rows.position) == 0

@@ -259,6 +259,25 @@ def test_the_same_bytes_with_few_histograms(
     assert few.checkpoint and many.checkpoint and few.checkpoint.raw == many.checkpoint.raw
 
 
+@pytest.mark.parametrize(
+    ("missing", "changes", "complete"),
+    [
+        pytest.param(False, {"feature_types": ("q",) * made.WIDTH}, True, id="numbers"),
+        pytest.param(True, {"feature_types": ("q",) * made.WIDTH}, False, id="some missing"),
+        pytest.param(None, {"feature_types": ("q",) * made.WIDTH}, False, id="not known"),
+        pytest.param(False, {}, False, id="categories"),
+        pytest.param(
+            False, {"feature_types": ("q",) * made.WIDTH, "device": "cuda"}, False, id="on a GPU"
+        ),
+    ],
+)
+def test_when_numbers_of_rows_are_enough(
+    missing: bool | None, changes: dict[str, Any], complete: bool
+) -> None:
+    share = Share(options=MatrixOptions(missing=missing))
+    assert share.complete(made.spec(**changes)) is complete
+
+
 def boosted(
     share: Share, notes: list[str], sources: list[BatchSource] | None = None, **changes: Any
 ) -> Segment:
@@ -365,7 +384,7 @@ def test_the_pages_go_when_it_fails(
     on_round: Callable[[int, dict[str, float]], None] = lambda round_, metrics: None  # noqa: E731
     kind: type[Exception] = FileNotFoundError
     if moment == "build":
-        sources[5] = broken_source
+        sources[5] = made.source(broken_source)
     elif moment == "round":
         on_round, kind = broken_round, InterruptedError
     else:

@@ -1,5 +1,6 @@
 """Sorted train rows: by what parts them, whole, and to the same model."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,7 @@ def test_where_nothing_parts_the_rows_they_stay() -> None:
     for rows in (0, 300):
         whole = batch(rows)
         flat = Batch(whole.features, np.ones(rows), whole.position)
-        sources = [lambda flat=flat: Sides(flat, flat)] * 3
+        sources = [made.source(partial(Sides, flat, flat))] * 3
         assert in_order(sources, reference(), 1) is sources
 
 
