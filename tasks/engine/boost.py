@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import xgboost as xgb
+from threadpoolctl import threadpool_limits
 from xgboost import collective
 
 from tasks.engine.booster import checked_device, raw_of
@@ -96,6 +97,8 @@ def boost_segment(
     schema = Schema(spec.feature_names, spec.feature_types)
     scale = LabelScale.of(spec)
     with xgb.config_context(verbosity=0), ExitStack() as stack:
+        # beyond the worker's OMP_NUM_THREADS, which XGBoost takes for the most there may be
+        stack.enter_context(threadpool_limits(threads, user_api="openmp"))
         reference = reference_matrix(sample, schema, spec.max_bin, threads)
         share = share or Share()
         need = share.need(spec, sample, reference)

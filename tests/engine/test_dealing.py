@@ -5,6 +5,7 @@ import signal
 from dataclasses import replace
 from typing import Any
 
+import psutil
 import pytest
 
 from tasks.engine import dealing
@@ -54,17 +55,20 @@ def test_members(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_of_a_host_gives_the_same_bytes(
     dask_client: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed, it is followed by the next."""
+    """And has their threads, whatever OMP_NUM_THREADS says; killed, it is followed by the next."""
     dask_client.wait_for_workers(4, timeout=30)
+    assert set(dask_client.run(os.getenv, "OMP_NUM_THREADS").values()) == {"1"}
     pids = dask_client.run(os.getpid)
+    threads: list[int] = []  # of the one that trains, before and in a round
 
     def trained(name: str, events: list[Event], kill_at: int, **options: Any) -> str:
         def on_event(event: Event) -> None:
             events.append(event)
+            pid = pids[next(each for each in events if each.workers).workers[0]]
+            if kill_at and event.round in (0, kill_at) and len(threads) < 2:
+                threads.append(psutil.Process(pid).num_threads())
             if event.kind == "round" and event.round == kill_at:
-                os.kill(
-                    pids[next(each for each in events if each.workers).workers[0]], signal.SIGKILL
-                )
+                os.kill(pid, signal.SIGKILL)
 
         return train(
             dask_client,
@@ -82,5 +86,7 @@ def test_one_of_a_host_gives_the_same_bytes(
     reference = trained("all", by_all, 0)
     monkeypatch.setattr(dealing, "SENT_BYTES", 0)
     assert trained("one", by_one, 6, one_host=True) == reference
+    # XGBoost takes no more than there are cores; one thread reads ahead
+    assert threads[1] - threads[0] >= min(4, os.cpu_count() or 1)
     assert [len(event.workers) for event in by_all if event.kind == "formed"] == [4]
     assert [len(event.workers) for event in by_one if event.kind == "formed"] == [1, 1]
