@@ -116,7 +116,8 @@ class Encoder:
             raise ValueError(_missing_columns(missing, list(places)))
         if twice := set(self.names).intersection(_repeated(there)):
             raise ValueError(f"columns named more than once in the table: {sorted(twice)}")
-        return [frame.iloc[:, places[name]] for name in self.names]
+        columns = [column for _, column in frame.items()]  # half the time of `iloc` for each
+        return [columns[places[name]] for name in self.names]
 
     def encode(self, frame: pd.DataFrame) -> npt.NDArray[np.float32]:
         """Features of the rows of `frame`: float32, (rows, columns), column by column in memory;
