@@ -153,7 +153,7 @@ def _boost(
     objective = SquaredError(spec, scale, built.rows) if spec.own_objective else None
     saves = _saves(train.num_row())
     sides = {"train": train} if valid is None else {"train": train, "valid": valid}
-    errors = round_errors(sides, copies=place.copies)
+    errors = round_errors(sides, spec.device)
     progress = _Progress(spec, start, objective, errors, saves, save, on_round, check_stop)
     _train(spec, scale, threads, place.nodes, train, objective, progress)
     return Segment(progress.last if saves else None, train.num_row(), progress.device)

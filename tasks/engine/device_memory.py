@@ -118,10 +118,6 @@ class DeviceRoom(Room):
         """Never: where neighbours share their bins, a GPU's threads wait for each other."""
         return False
 
-    def copies_margins(self, need: Need) -> bool:
-        """Never: they are far away from the host, and XGBoost's own metric is quick on a GPU."""
-        return False
-
     def check_page(self, need: Need, free: int) -> None:
         """The host's memory was looked at before the first page: XGBoost takes it at once."""
 

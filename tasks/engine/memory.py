@@ -35,7 +35,6 @@ from tasks.engine.need import (
     Need,
     tree_nodes,
 )
-from tasks.engine.round_error import COPIED_BYTES
 from tasks.engine.spec import BoostSpec
 from tasks.engine.workers import megabytes
 
@@ -50,8 +49,6 @@ CACHE_BYTES = 256 << 20
 # What is kept free of a disk that others write to as well, and pages that are not written yet.
 SPARE_BYTES = 32 << 20
 PAGE_ROWS = 131_072
-# Copies of labels and margins make a round's RMSE quick: they may take so much of the limit.
-COPIES_SHARE = 1 / 32
 ORDERED_ROWS = 131_072
 LEAST_PAGE_ROWS = 4_096
 PAGE_SHARE = 1 / 16
@@ -189,10 +186,6 @@ class Room:
         """Whether train rows are sorted (`row_order`): fewer lie in the processor's caches."""
         return need.rows >= ORDERED_ROWS
 
-    def copies_margins(self, need: Need) -> bool:
-        """Whether every round may copy the rows' labels and margins (`round_error`)."""
-        return self.limit is None or COPIED_BYTES * need.rows <= COPIES_SHARE * self.limit
-
 
 BOUNDLESS = Room()
 
@@ -255,21 +248,19 @@ class Share:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the matrices go: pages on disk, or None for memory; `cache` bytes for batches;
-    whether labels and margins may be copied; of how many `nodes` histograms are kept, None for as
-    many as XGBoost likes.
+    """Where the matrices go: pages on disk, or None for memory; `cache` bytes for batches; of how
+    many `nodes` histograms are kept, None for as many as XGBoost likes.
     """
 
     pages: Pages | None
     cache: int
-    copies: bool
     nodes: int | None
 
 
 @contextmanager
 def place_of(share: Share, need: Need, tell: Callable[[str], None]) -> Iterator[Place]:
-    """Decides, inside the group: when one member's share does not fit, all use the disk, where
-    one member lacks the memory for copies, none makes them, and all keep as many histograms.
+    """Decides, inside the group: when one member's share does not fit, all use the disk, and all
+    keep as many histograms.
 
     So the group takes one path through XGBoost, and what is said of the run is one thing. `tell`
     gets a sentence from a member whose own share goes to disk. The folder is removed at the end.
@@ -280,12 +271,11 @@ def place_of(share: Share, need: Need, tell: Callable[[str], None]) -> Iterator[
     room, mode = share.room, share.options.external
     held = room.held()
     own = room.prefers_disk(mode, need, held)
-    copies = not _any_member(not room.copies_margins(need))
     cached = room.cached_nodes(need.all_bins)
     nodes = None if cached is None else _least(cached)
     if not _any_member(own):
         batches = room.cache(held + need.matrix + need.batch)
-        yield Place(None, batches, copies, nodes)
+        yield Place(None, batches, nodes)
         return
     room.check_memory(need, held)
     with TemporaryDirectory(
@@ -304,7 +294,7 @@ def place_of(share: Share, need: Need, tell: Callable[[str], None]) -> Iterator[
         batches = 0 if after_loss else room.cache(held + need.batch + need.state)
         try:
             with _large_blocks_apart():
-                yield Place(pages, batches, copies, nodes)
+                yield Place(pages, batches, nodes)
         except BaseException as error:
             # whose traceback holds the matrices: XGBoost complains where pages went before them
             clear_frames(error.__traceback__)

@@ -17,7 +17,6 @@ from tasks.engine.errors import RunError
 from tasks.engine.matrix import BatchSource, Schema, reference_matrix
 from tasks.engine.memory import MatrixOptions, Room, Share, place_of
 from tasks.engine.need import ExternalMemory, Need, tree_nodes
-from tasks.engine.round_error import RoundErrors, round_errors
 from tasks.engine.spec import BoostSpec
 from tests.engine import rows_for_boosting as made
 
@@ -129,18 +128,6 @@ def test_what_workers_died_of(mode: ExternalMemory, message: str) -> None:
 )
 def test_cache(limit: int | None, taken: int, bytes_: int) -> None:
     assert Room(limit).cache(taken) == bytes_
-
-
-@pytest.mark.parametrize(
-    ("limit", "rows", "copies"),
-    [
-        pytest.param(None, 10**9, True, id="no limit"),
-        pytest.param(12 * GB, 31_000_000, True, id="little of the limit"),
-        pytest.param(12 * GB, 32_000_000, False, id="much of it"),
-    ],
-)
-def test_copies_of_margins(limit: int | None, rows: int, copies: bool) -> None:
-    assert Room(limit).copies_margins(replace(NEED, rows=rows)) is copies
 
 
 @pytest.mark.parametrize(
@@ -321,27 +308,6 @@ def test_a_share_that_does_not_fit_goes_to_disk(tmp_path: Path) -> None:
         "(cluster.memory_limit), so the bins of the features are read from disk in every round "
         "(external memory)."
     )
-
-
-@pytest.mark.parametrize("external", ["never", "always"])
-def test_the_same_without_copies_of_margins(
-    tmp_path: Path, external: ExternalMemory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """2 GB of copies are claimed, of a limit of 64 GB, for the 4,800 rows that are there."""
-    options = MatrixOptions(external=external, missing=False)
-    notes: list[str] = []
-    taken: list[bool] = []
-
-    def watched(matrices: Any, *, copies: bool) -> RoundErrors:
-        taken.append(copies)
-        return round_errors(matrices, copies=copies)
-
-    monkeypatch.setattr("tasks.engine.boost.round_errors", watched)
-    share = Share(options=options, room=Room(64 * GB, str(tmp_path)))
-    quick, small = (boosted(replace(share, rows=rows), notes) for rows in (4_800, 200_000_000))
-    assert quick.checkpoint and small.checkpoint and quick.checkpoint.raw == small.checkpoint.raw
-    assert quick.checkpoint.history == small.checkpoint.history
-    assert taken == [True, False]
 
 
 @pytest.mark.parametrize(

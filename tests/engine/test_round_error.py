@@ -37,7 +37,7 @@ def test_as_xgboost_has_it_and_after_a_resume(tmp_path: Path) -> None:
     evals = [(train, "train"), (valid, "valid")]
     model = None
     for rounds in (3, 4):
-        both = _Both(round_errors({"train": train, "valid": valid}, copies=True))
+        both = _Both(round_errors({"train": train, "valid": valid}, "cpu"))
         params = {"base_score": 96.0, "max_depth": 3}
         model = xgb.train(
             params,
@@ -61,10 +61,18 @@ def test_as_xgboost_has_it_and_after_a_resume(tmp_path: Path) -> None:
 def test_a_side_without_rows() -> None:
     empty = xgb.QuantileDMatrix(np.empty((0, 4), np.float32), np.empty(0, np.float32))
     train = matrix(50, 0)
-    errors = round_errors({"train": train, "valid": empty}, copies=True)
+    errors = round_errors({"train": train, "valid": empty}, "cpu")
     with np.errstate(invalid="ignore"):
         found = errors.rmse(xgb.train({}, train, 1), {})
     assert found["train"] > 0 and np.isnan(found["valid"])
+
+
+def test_what_xgboost_refuses_is_its_own_error() -> None:
+    train = matrix(50, 0)
+    wider = xgb.QuantileDMatrix(np.zeros((50, 5), np.float32), np.zeros(50, np.float32))
+    errors = round_errors({"train": wider}, "cpu")
+    with pytest.raises(xgb.core.XGBoostError, match="[Nn]umber of columns"):
+        errors.rmse(xgb.train({}, train, 1), {})
 
 
 @pytest.mark.parametrize("rows", [1, CHUNK_ROWS, CHUNK_ROWS + 1, 3 * CHUNK_ROWS - 5])
