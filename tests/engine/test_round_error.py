@@ -71,7 +71,7 @@ def test_what_xgboost_refuses_is_its_own_error() -> None:
     train = matrix(50, 0)
     wider = xgb.QuantileDMatrix(np.zeros((50, 5), np.float32), np.zeros(50, np.float32))
     errors = round_errors({"train": wider}, "cpu")
-    with pytest.raises(xgb.core.XGBoostError, match="[Nn]umber of columns"):
+    with pytest.raises(xgb.core.XGBoostError, match=r"[Nn]umber of columns"):
         errors.rmse(xgb.train({}, train, 1), {})
 
 
