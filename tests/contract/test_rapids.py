@@ -69,7 +69,7 @@ NAMES = [
     "cudf:Series.isna",
     "cudf:Series.nans_to_nulls",
     "cudf:DataFrame.loc",
-    "cudf:DataFrame.iloc",
+    "cudf:DataFrame.items",
     "cudf:Index.to_pandas",
     "cupy:ndarray.get",
     "cupy.cuda.runtime:memGetInfo",

@@ -7,7 +7,7 @@ arrays; the contract tests make the same calls of the real CuPy.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -156,9 +156,8 @@ class Frame:
     def loc(self) -> "_Rows":
         return _Rows(self.host)
 
-    @property
-    def iloc(self) -> "_Columns":
-        return _Columns(self.host)
+    def items(self) -> Iterator[tuple[Any, Series]]:
+        return ((name, Series(column)) for name, column in self.host.items())
 
 
 class _Rows:
@@ -168,14 +167,6 @@ class _Rows:
     def __getitem__(self, key: Any) -> Frame:
         mask, names = key if isinstance(key, tuple) else (key, list(self._host.columns))
         return Frame(self._host.loc[mask.get(), names])
-
-
-class _Columns:
-    def __init__(self, host: pd.DataFrame) -> None:
-        self._host = host
-
-    def __getitem__(self, key: tuple[slice, int]) -> Series:
-        return Series(self._host.iloc[key])
 
 
 def read(batch: Sequence[RowGroup], columns: Sequence[str]) -> Frame:
