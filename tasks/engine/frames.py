@@ -140,6 +140,9 @@ def read_frame(
         raise _damaged(batch[0].uri, _places(batch), cause) from None
 
 
+_LONG = {pa.int64(): pd.Int64Dtype(), pa.uint64(): pd.UInt64Dtype()}
+
+
 def _pandas(table: pa.Table) -> pd.DataFrame:
     # dates as Python objects would be slow to read; as timestamps they are numbers
     fields = [
@@ -147,8 +150,14 @@ def _pandas(table: pa.Table) -> pd.DataFrame:
         for field in table.schema
     ]
     table = table.cast(pa.schema(fields)) if fields != list(table.schema) else table
+    kinds = {pa.bool_(): pd.BooleanDtype()}
+    for column in table.columns:
+        # float64 has missing values, but not every integer
+        if column.type in _LONG and column.null_count:
+            kinds[column.type] = _LONG[column.type]
     frame: pd.DataFrame = table.to_pandas(
-        types_mapper={pa.bool_(): pd.BooleanDtype()}.get,
+        types_mapper=kinds.get,
+        ignore_metadata=True,  # which makes an index of columns
         self_destruct=True,
         split_blocks=True,
         date_as_object=False,
@@ -241,7 +250,7 @@ def first_rows(row_group: RowGroup, columns: Sequence[str], rows: int) -> pd.Dat
     with open_input(row_group.uri) as source:
         file = pq.ParquetFile(source)
         batch = next(file.iter_batches(rows, row_groups=[row_group.index], columns=list(columns)))
-        frame: pd.DataFrame = batch.to_pandas()
+        frame: pd.DataFrame = batch.to_pandas(ignore_metadata=True)
         return frame[list(columns)]
 
 

@@ -1,5 +1,6 @@
 """Columns and how those of several files become one schema: the rules of what fits together."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from tasks.engine.dataset import Column, Kind
 from tasks.engine.errors import UserError, listing
 
 EXACT = 2**53
+INDEX = re.compile(r"__index_level_\d+__")
 _NUMBERS = ("integer", "float", "decimal")
 _TIMES = ("date", "timestamp")
 _WORDS: dict[str, str] = {
@@ -85,18 +87,31 @@ def check_names(names: Sequence[str], shown: str) -> None:
         )
 
 
+def _without_indices(
+    files: Sequence[tuple[str, tuple[Column, ...]]],
+) -> tuple[Sequence[tuple[str, tuple[Column, ...]]], list[str]]:
+    """The files without what pandas called the levels of an index, and those columns' names."""
+    names = {column.name for _, columns in files for column in columns}
+    found = {name for name in names if INDEX.fullmatch(name)}
+    kept = [(shown, tuple(c for c in columns if c.name not in found)) for shown, columns in files]
+    if not found or not all(columns for _, columns in kept):
+        return files, []
+    return kept, sorted(found)
+
+
 def unify(
     files: Sequence[tuple[str, tuple[Column, ...]]],
 ) -> tuple[tuple[Column, ...], tuple[str, ...]]:
     """One schema for files given as (shown, columns), and notes about what had to give.
 
-    A column that most files have must be in all; one that few have is left out with a note. The
-    answer depends on the files' order alone.
+    A column that most files have must be in all; one that few have is left out with a note, as is
+    an index without a name that pandas wrote. The answer depends on the files' order alone.
 
     Raises:
         UserError: a column is missing in a file.
         Conflict: a column's types don't fit together.
     """
+    files, indices = _without_indices(files)
     counts = Counter(column.name for _, columns in files for column in columns)
     first = [column.name for column in files[0][1]]
     wanted = [
@@ -107,6 +122,11 @@ def unify(
     by_name = [{column.name: column for column in columns} for _, columns in files]
     _check_missing(files, by_name, wanted, counts)
     notes = [
+        f"The column {name!r} is an index without a name that pandas wrote, and is left out "
+        "(to_parquet(…, index=False) does not write it)."
+        for name in indices
+    ]
+    notes += [
         f"The column {name!r} is only in {_some(files, by_name, name)} and is left out."
         for name in counts
         if name not in wanted

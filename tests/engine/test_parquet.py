@@ -4,12 +4,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from tasks.engine.config import DataConfig
 from tasks.engine.dataset import Dataset
+from tasks.engine.frames import first_rows, read_frame
 from tasks.engine.home import Home
 from tasks.engine.parquet import inspect
 from tasks.engine.sources import resolve
@@ -96,6 +98,37 @@ def test_extra_column_is_left_out_with_a_note(tmp_path: Path) -> None:
     dataset = inspected(folder)
     assert dataset.names == ["x"]
     assert dataset.notes == (f"The column 'z' is only in {folder}/b.parquet and is left out.",)
+
+
+def test_an_index_that_pandas_wrote_is_left_out(tmp_path: Path) -> None:
+    """In some files it is there, in others not: pandas writes what is no plain range."""
+    frame = pd.DataFrame({"x": [1, 2, 3, 4]})
+    for name, each in (("a", frame), ("b", frame[frame.x != 2]), ("c", frame.iloc[[3, 0]])):
+        each.to_parquet(tmp_path / f"{name}.parquet")
+    dataset = inspected(tmp_path)
+    assert dataset.names == ["x"]
+    assert dataset.notes == (
+        "The column '__index_level_0__' is an index without a name that pandas wrote, and is left "
+        "out (to_parquet(…, index=False) does not write it).",
+    )
+    assert pd.concat([read_frame((g,), ["x"]) for g in dataset.row_groups()]).x.tolist() == [
+        *(1, 2, 3, 4, 1, 3, 4, 4, 1)
+    ]
+
+
+def test_an_index_with_a_name_is_a_column(tmp_path: Path) -> None:
+    rows = pd.DataFrame({"id": [7, 9, 8], "x": [1.0, 2.0, 3.0]})
+    rows.set_index("id").to_parquet(tmp_path / "a.parquet")
+    (group,) = inspected(tmp_path).row_groups()
+    for found in (read_frame((group,), ["id", "x"]), first_rows(group, ["id", "x"], 5)):
+        pd.testing.assert_frame_equal(found, rows)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint64"])
+def test_large_integers_stay_whole_beside_missing_ones(dtype: str, tmp_path: Path) -> None:
+    folder = write(tmp_path / "d", a={"x": pa.array([2**62 + 1, None, 2**62], dtype)})
+    (group,) = inspected(folder).row_groups()
+    assert read_frame((group,), ["x"]).x.dropna().tolist() == [2**62 + 1, 2**62]
 
 
 def test_integers_beyond_two_to_the_53_are_noted(tmp_path: Path) -> None:
