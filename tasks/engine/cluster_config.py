@@ -17,6 +17,14 @@ def _a_size(text: str | None) -> str | None:
     return text
 
 
+def _each_once(devices: tuple[str, ...]) -> tuple[str, ...]:
+    if repeated := [device for device in devices if devices.count(device) > 1]:
+        raise ValueError(
+            f"{repeated[0]!r} is named more than once: a GPU takes one worker, as NCCL has it"
+        )
+    return devices
+
+
 def _a_walltime(text: str) -> str:
     if not re.fullmatch(r"(\d+-)?\d{1,3}(:\d{2}){1,2}", text.strip()):
         raise ValueError(f'{text!r} is no time of Slurm: write it as in "04:00:00" or "1-00:00:00"')
@@ -78,7 +86,7 @@ class ClusterConfig(Section):
         description="Whether binned features are read from the workers' scratch folders in every "
         "round: where they don't fit memory_limit, in any case, or never.",
     )
-    gpu_devices: tuple[str, ...] = Field(
+    gpu_devices: Annotated[tuple[str, ...], AfterValidator(_each_once)] = Field(
         (),
         description='GPUs by number or UUID, as in `["0", "1"]`, a worker for each; all if empty '
         "(cuda).",

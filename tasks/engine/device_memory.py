@@ -12,7 +12,7 @@ import psutil
 
 from tasks.engine.errors import RunError
 from tasks.engine.frames import device_memory
-from tasks.engine.memory import ENDED, Room
+from tasks.engine.memory import ENDED, FILLED, Room
 from tasks.engine.need import Need
 from tasks.engine.workers import megabytes
 
@@ -107,6 +107,11 @@ class DeviceRoom(Room):
             f"about {megabytes(need.pages)}, and {megabytes(free)} are free. Give workers more "
             "memory (cluster.memory_limit), or spread the rows over more GPUs."
         )
+
+    def cache(self, taken: int) -> int:
+        """Half of what is free: batches go before there are gradients."""
+        assert self.limit is not None
+        return max(0, int(FILLED * self.limit) - taken) // 2
 
     def cached_nodes(self, all_bins: int) -> int | None:
         return None

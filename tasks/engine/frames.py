@@ -150,7 +150,7 @@ def _pandas(table: pa.Table) -> pd.DataFrame:
         for field in table.schema
     ]
     table = table.cast(pa.schema(fields)) if fields != list(table.schema) else table
-    kinds = {pa.bool_(): pd.BooleanDtype()}
+    kinds: dict[Any, Any] = {pa.bool_(): pd.BooleanDtype()}
     for column in table.columns:
         # float64 has missing values, but not every integer
         if column.type in _LONG and column.null_count:
@@ -176,10 +176,15 @@ def _read_cudf(batch: Sequence[RowGroup], columns: Sequence[str]) -> Any:
             columns=list(columns),
             row_groups=[[group.index for group in batch]],
             use_pandas_metadata=False,
+            # folders named day=1 give no column, nor take the place of a file's own
+            dataset_kwargs={"partitioning": None},
         )
     except Exception:
         read_arrow(batch, columns)  # which says so where the file is damaged or another by now
         raise
+    if not set(columns) <= set(frame.columns):
+        # cuDF makes an index of what pandas called one, whatever `use_pandas_metadata` says
+        return cudf.DataFrame.from_arrow(_without_dictionaries(read_arrow(batch, columns)))
     return frame[list(columns)]
 
 
@@ -205,6 +210,9 @@ def device_memory() -> tuple[int, int]:
     return int(free), int(total)
 
 
+_PLAIN = {"number": "biuf", "bool": "b"}  # by kind, what becomes float64 as it is
+
+
 @cache
 def _cudf() -> Any:
     """cuDF, with what reads its columns known to `scoring`."""
@@ -215,11 +223,13 @@ def _cudf() -> Any:
     from tasks.engine.scoring import factorized, float_values, seconds_of
 
     def as_float(series: Any, kind: Any) -> Any:
-        if kind == "number" and series.dtype.kind in "biuf":
+        if kind in _PLAIN and series.dtype.kind in _PLAIN[kind]:
             return series.astype("float64").to_cupy(na_value=math.nan)
         if (kind, series.dtype.kind) in (("time", "M"), ("duration", "m")):
             ticks = series.astype("int64").fillna(0).to_cupy()
-            return seconds_of(ticks, np.datetime_data(series.dtype)[0], series.isna().to_cupy())
+            # a type with a time zone is pandas', one without NumPy's
+            unit = getattr(series.dtype, "unit", None) or np.datetime_data(series.dtype)[0]
+            return seconds_of(ticks, unit, series.isna().to_cupy())
         # decimals, texts and what is not of its kind: as on the CPU, with the same messages
         return cupy.asarray(float_values(on_host(series.to_frame())[series.name], kind))
 

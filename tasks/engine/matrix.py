@@ -234,13 +234,18 @@ class BatchIterator(xgb.DataIter):
         if self._given_rows:
             return False
         self._given_rows = True
-        empty = self._empty
-        if empty is None:
-            width = len(self._schema.names)
-            empty = Batch(np.empty((0, width), np.float32), np.empty(0), np.empty(0, np.uint64))
-        # one that was read lies where the others' rows do: XGBoost asks the first of all
+        empty = self._nothing()
         self._give(input_data, empty.features, empty.label)
         return True
+
+    def _nothing(self) -> Batch:
+        """No rows; one that was read lies where the others' rows do: XGBoost asks the first."""
+        if self._empty is not None:
+            return self._empty
+        width = len(self._schema.names)
+        return Batch(
+            np.empty((0, width), np.float32), np.empty(0), np.empty(0, np.uint64), np.empty(0)
+        )
 
     def _take(self) -> Batch | None:
         """The next batch that has rows."""
@@ -302,14 +307,14 @@ class BatchIterator(xgb.DataIter):
     @property
     def position(self) -> UInt64:
         parts = [self._rows[index][0] for index in sorted(self._rows)]
-        return np.concatenate(parts) if parts else np.empty(0, np.uint64)
+        return np.concatenate(parts) if parts else self._nothing().position
 
     @property
     def weight(self) -> Float64 | None:
         parts = [self._rows[index][1] for index in sorted(self._rows)]
         whole = [part for part in parts if part is not None]
         if not parts:
-            return np.empty(0)
+            return self._nothing().weight
         return np.concatenate(whole) if len(whole) == len(parts) else None
 
     def _give_page(

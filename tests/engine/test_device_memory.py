@@ -85,6 +85,12 @@ def test_refused_with_both_numbers() -> None:
     )
 
 
+def test_half_of_what_is_free_keeps_batches() -> None:
+    room = DeviceRoom(100 * GB)
+    assert room.cache(10 * GB) == 40 * GB
+    assert room.cache(95 * GB) == 0
+
+
 def test_a_host_that_is_full() -> None:
     room = DeviceRoom(6 * GB, worker="tcp://10.0.0.1:4000")
     room.check_disk(NEED, 3_500 * MB)

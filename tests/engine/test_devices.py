@@ -157,7 +157,7 @@ def test_a_share_without_train_rows_is_there_too(tmp_path: Path) -> None:
     plan = plan_of(config, dataset)
     dataset, profile = take_profile(None, dataset, plan, config, home)
     rows = _Batches(plan, profile.encoder, "cuda")(dataset.row_groups())[0].read().train
-    none = Batch(rows.features[:0], rows.label[:0], rows.position[:0])
+    none = Batch(rows.features[:0], rows.label[:0], rows.position[:0], rows.label[:0])
     scale = LabelScale.of(spec_of(config, plan, profile))
     schema = Schema(tuple(plan.names), ("q",) * plan.width)
     given: list[dict[str, Any]] = []
@@ -167,7 +167,9 @@ def test_a_share_without_train_rows_is_there_too(tmp_path: Path) -> None:
         assert not iterator.next(lambda **data: given.append(data))
     (only,) = given
     assert only["data"].shape == (0, plan.width) and only["label"].shape == (0,)
-    assert not isinstance(only["data"], np.ndarray) and not isinstance(only["label"], np.ndarray)
+    assert iterator.weight is not None  # as an objective of our own asks for both
+    for found in (only["data"], only["label"], iterator.position, iterator.weight):
+        assert len(found) == 0 and not isinstance(found, np.ndarray)
 
 
 def gradients(spec: Any, batch: Batch) -> tuple[Any, Any]:

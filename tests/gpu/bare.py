@@ -16,6 +16,10 @@ folder, device, rounds = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 if device == "cuda":
     import cudf as frames
     import cupy as xp
+
+    from tests.gpu.pool import use_pool
+
+    use_pool()
 else:
     import numpy as xp
     import pandas as frames

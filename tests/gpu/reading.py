@@ -19,6 +19,7 @@ from tasks.engine.fold import batches
 from tasks.engine.frames import Device, read_frame
 from tasks.engine.home import Home
 from tasks.engine.ingest import ingest
+from tests.gpu.pool import use_pool
 
 REPEATS = 3
 
@@ -31,6 +32,8 @@ def main() -> None:
     with TemporaryDirectory() as home:
         dataset = ingest(DataConfig(source=str(folder), target="y"), Home(home))
     columns = [column.name for column in dataset.columns]
+    if kind == "cuda":
+        use_pool()
 
     def read(batch: tuple[RowGroup, ...]) -> None:
         frame: Any = read_frame(batch, columns, kind)
