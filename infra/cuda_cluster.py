@@ -22,8 +22,11 @@ MOST_THREADS = 8
 # Whichever of them is loaded first decides what the process may do with the GPU's memory.
 PRE_IMPORT = ("cudf", "cupy", "xgboost")
 POOL_SIZE = "0.5"  # of a GPU
-# What CUDA's own pool keeps of what was freed: enough for batches, and the rest is XGBoost's.
-ASYNC_KEPT = "1GB"
+# What RMM's pool may hold, in use or free, before it gives back what is free at every wait for the
+# GPU, which each column has several of: a share of the GPU, more than the batches of all threads.
+# Where a training may fill less than the GPU, little of that is to be held from it.
+ASYNC_KEPT = "0.25"
+ASYNC_KEPT_OF_A_LIMIT = "1GB"
 _INSTALL = "pip install -c constraints.txt -e '.[gpu]'"
 
 
@@ -72,7 +75,7 @@ def dask_cuda_arguments(plan: ClusterPlan, devices: list[str]) -> dict[str, Any]
         "enable_cudf_spill": gpu.spill,
         "protocol": gpu.protocol,
         "rmm_async": gpu.allocator == "async",
-        "rmm_release_threshold": ASYNC_KEPT if gpu.allocator == "async" else None,
+        "rmm_release_threshold": _kept(gpu) if gpu.allocator == "async" else None,
         "rmm_pool_size": (gpu.pool_size or POOL_SIZE) if gpu.allocator == "pool" else None,
         # what CuPy holds and what cuDF holds come from one place
         "rmm_allocator_external_lib_list": None if gpu.allocator == "none" else ["cupy"],
@@ -86,12 +89,16 @@ def dask_cuda_options(gpu: GpuPlan) -> list[str]:
     options += ["--enable-cudf-spill" if gpu.spill else "--disable-cudf-spill"]
     options += ["--pre-import", ",".join(PRE_IMPORT)]
     if gpu.allocator == "async":
-        options += ["--rmm-async", "--rmm-release-threshold", ASYNC_KEPT]
+        options += ["--rmm-async", "--rmm-release-threshold", _kept(gpu)]
     if gpu.allocator == "pool":
         options += ["--rmm-pool-size", gpu.pool_size or POOL_SIZE]
     if gpu.allocator != "none":
         options += ["--set-rmm-allocator-for-libs", "cupy"]
     return options
+
+
+def _kept(gpu: GpuPlan) -> str:
+    return ASYNC_KEPT if gpu.memory_limit is None else ASYNC_KEPT_OF_A_LIMIT
 
 
 def _starter(arguments: Mapping[str, Any]) -> Callable[..., LocalCluster]:

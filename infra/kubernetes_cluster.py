@@ -92,6 +92,8 @@ def manifest(plan: ClusterPlan, name: str, namespace: str) -> dict[str, Any]:
         **as_variables({"distributed.scheduler.http.routes": HTTP_ROUTES}),
         # the operator's own says tcp
         "DASK_SCHEDULER_ADDRESS": f"{_scheme(plan)}://{service}.{namespace}:{PORT}",
+        # CuPy makes the folder of its kernels when it is imported, and the home can't be written to
+        "CUPY_CACHE_DIR": f"{SCRATCH}/cupy",
     }
     env = [{"name": key, "value": value} for key, value in variables.items()]
     return {

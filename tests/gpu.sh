@@ -11,8 +11,10 @@ export PYTHONPATH=$PWD
 PYTHON=${PYTHON:-.venv/bin/python}
 
 status=0
+# from a cold disk they take longer than a worker has
+"$PYTHON" -c 'import cudf, cupy, xgboost' || true
 printf '== tests on the GPU\n'
-timeout 150 "$PYTHON" -m pytest -q -n0 -m gpu -p no:cacheprovider -W default || status=$?
+timeout -k 10 180 "$PYTHON" -m pytest -q -n0 -m gpu -p no:cacheprovider -W default || status=$?
 printf '\n== measurements\n'
 "$PYTHON" -m tests.gpu --minutes 5.4 "$@" || status=$?
 exit "$status"

@@ -22,8 +22,11 @@ BATCH_BYTES = 40
 # Histograms of a level of the tree and those above it, and room to grow; XGBoost keeps so many.
 LEVEL_NODES = 3
 KEPT_NODES = 4_096
-# XGBoost holds two pages at once, each of about this share of what a training may fill.
-PAGE_SHARE = 1 / 16
+# XGBoost holds two pages at once of the train rows and two of the valid rows, each of about this
+# share of what a training may fill. A page that is the only one it keeps on the GPU.
+PAGE_SHARE = 1 / 32
+PAGES_HELD = 4
+LEAST_PAGES = 4
 # What XGBoost takes of the host while a page is written there.
 HOST_SHARE = 0.9
 
@@ -86,13 +89,13 @@ class DeviceRoom(Room):
     def check_memory(self, need: Need, held: int) -> None:
         """Raises RunError where bins in the host's memory don't help."""
         assert self.limit is not None
-        taken = max(need.state, need.batch) + int(2 * PAGE_SHARE * self.limit)
+        taken = max(need.state, need.batch) + int(PAGES_HELD * PAGE_SHARE * self.limit)
         if held + taken <= ENDED * self.limit:
             return
         raise RunError(
             f"A share of {need.rows:,} rows takes about {megabytes(taken)} of the GPU of the "
-            f"worker {self.worker} for batches, gradients, histograms and two pages, even with its "
-            f"bins in the host's memory. {megabytes(held)} of the GPU are taken already, and a "
+            f"worker {self.worker} for batches, gradients, histograms and four pages, even with "
+            f"its bins in the host's memory. {megabytes(held)} of the GPU are taken already, and a "
             f"training may fill {megabytes(self.limit)} (cluster.gpu_memory_limit, or all of it). "
             "Spread the rows over more GPUs, or use smaller row groups (data.row_group_rows)."
         )
@@ -130,7 +133,7 @@ class DeviceRoom(Room):
         """Every batch is a page: XGBoost puts them together."""
         return max(1, need.largest)
 
-    def page_bytes(self) -> int | None:
+    def page_bytes(self, need: Need) -> int | None:
         """XGBoost's own size is of the whole GPU, whatever a training may fill."""
         assert self.limit is not None
-        return int(PAGE_SHARE * self.limit)
+        return max(1, min(int(PAGE_SHARE * self.limit), need.matrix // LEAST_PAGES))

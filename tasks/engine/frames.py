@@ -4,6 +4,7 @@ What comes after is written once, in NumPy's functions: on a CuPy array of a cuD
 CuPy's (its `__array_function__`, `__array_ufunc__` and `like=`), and the rows stay on the GPU.
 """
 
+import glob
 import math
 import os
 from collections.abc import Sequence
@@ -168,24 +169,26 @@ def _pandas(table: pa.Table) -> pd.DataFrame:
 def _read_cudf(batch: Sequence[RowGroup], columns: Sequence[str]) -> Any:
     cudf, uri = _cudf(), batch[0].uri
     _footer(uri, batch[0].stamp)
-    if "://" in uri:
+
+    def by_arrow() -> Any:
         return cudf.DataFrame.from_arrow(_without_dictionaries(read_arrow(batch, columns)))
+
+    if "::" in uri or "://" in uri:
+        return by_arrow()
     try:
         frame = cudf.read_parquet(
-            uri,
+            glob.escape(uri),  # cuDF takes a path for a pattern
             columns=list(columns),
             row_groups=[[group.index for group in batch]],
             use_pandas_metadata=False,
             # folders named day=1 give no column, nor take the place of a file's own
             dataset_kwargs={"partitioning": None},
         )
-    except Exception:
-        read_arrow(batch, columns)  # which says so where the file is damaged or another by now
-        raise
-    if not set(columns) <= set(frame.columns):
-        # cuDF makes an index of what pandas called one, whatever `use_pandas_metadata` says
-        return cudf.DataFrame.from_arrow(_without_dictionaries(read_arrow(batch, columns)))
-    return frame[list(columns)]
+    except (LookupError, OSError, RuntimeError, TypeError, ValueError):
+        # stale metadata of pandas', say; Arrow tells where the file is damaged or another by now
+        return by_arrow()
+    # cuDF makes an index of what pandas called one, whatever `use_pandas_metadata` says
+    return frame[list(columns)] if set(columns) <= set(frame.columns) else by_arrow()
 
 
 def _without_dictionaries(table: pa.Table) -> pa.Table:

@@ -152,7 +152,7 @@ class Room:
     def _page(self, need: Need) -> int:
         return int(self.page_rows(need) * need.page_row)
 
-    def page_bytes(self) -> int | None:
+    def page_bytes(self, need: Need) -> int | None:
         """To which XGBoost puts pages together, which it does on a GPU alone."""
         return None
 
@@ -288,7 +288,7 @@ def place_of(share: Share, need: Need, tell: Callable[[str], None]) -> Iterator[
         def check() -> None:
             room.check_page(need, room.free(folder))
 
-        pages = Pages(Path(folder), room.page_rows(need), check, room.page_bytes())
+        pages = Pages(Path(folder), room.page_rows(need), check, room.page_bytes(need))
         # after a loss the estimate is known to be too low
         after_loss = share.options.after_loss
         batches = 0 if after_loss else room.cache(held + need.batch + need.state)

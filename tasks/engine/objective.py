@@ -58,11 +58,13 @@ class SquaredError:
             assert weight is not None, "the batches carry no weights"
             self._weight = on_grid(weight, largest)
         self._gradient_scale = scale.binade * largest
+        self._label: Float32 | None = None
 
     def __call__(self, margin: Float32, matrix: Any) -> tuple[Float32, Float32]:
         # XGBoost gives host arrays: what follows is done where the rows are
-        label = np.asarray(matrix.get_label(), like=self._position)
-        gradient = np.asarray(margin, like=self._position).astype(np.float64) - label
+        if self._label is None:
+            self._label = np.asarray(matrix.get_label(), like=self._position)
+        gradient = np.asarray(margin, like=self._position).astype(np.float64) - self._label
         hessian = np.ones_like(gradient)
         if self._weight is not None:
             gradient *= self._weight

@@ -246,5 +246,6 @@ def _shown(row: "pd.Series[Any]", plan: Plan) -> str:
     """A few of a row's values, first those that rules read."""
     first = [*(column.name for column in plan.rule_columns), plan.target.name]
     names = list(dict.fromkeys([*first, *row.index]))
-    values = ", ".join(f"{name}={row[name]}" for name in names[:4])
+    shown = row[names[:4]].map(lambda value: "missing" if pd.isna(value) else value)
+    values = ", ".join(f"{name}={value}" for name, value in shown.items())
     return f"{values}, …" if len(names) > 4 else values

@@ -120,7 +120,7 @@ def first(count: int) -> dict[str, Any]:
         pytest.param(
             changed("y", 6, None),
             {},
-            one_row("missing", "nan"),
+            one_row("missing", "missing"),
             id="target NaN",
         ),
         pytest.param(

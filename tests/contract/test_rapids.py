@@ -5,6 +5,8 @@ import inspect
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -101,6 +103,17 @@ def named(path: str) -> Any:
 @pytest.mark.parametrize("path", USED)
 def test_parameters_exist(path: str) -> None:
     assert USED[path] <= set(inspect.signature(named(path)).parameters)
+
+
+def test_pods_whose_home_is_read_only_import_cupy(tmp_path: Path) -> None:
+    def imported(**more: str) -> int:
+        kept = {key: value for key, value in os.environ.items() if key != "CUPY_CACHE_DIR"}
+        environment = {**kept, "HOME": "/proc/nowhere", **more}
+        command = [sys.executable, "-c", "import cupy"]
+        return subprocess.run(command, env=environment, capture_output=True, check=False).returncode
+
+    assert imported() != 0
+    assert imported(CUPY_CACHE_DIR=str(tmp_path / "cupy")) == 0
 
 
 @pytest.mark.parametrize("allocator", ["async", "pool", "none"])

@@ -63,7 +63,7 @@ def test_in_the_gpu_s_memory() -> None:
 def test_in_the_host_s_memory() -> None:
     place, notes = decided(20_000_000, 2_500 * MB)
     assert place.pages is not None
-    assert place.pages.bytes == 2_500 * MB // 16  # what the estimate counts two of
+    assert place.pages.bytes == 2_500 * MB // 32  # what the estimate counts four of
     assert notes == [
         "A worker's share of 20,000,000 rows × 28 features takes about 1,862 MB in memory, beside "
         "500 MB that the worker holds already. Its memory limit is 2,500 MB "
@@ -78,11 +78,17 @@ def test_refused_with_both_numbers() -> None:
         decided(100_000_000, 6 * GB)
     assert str(caught.value) == (
         "A share of 100,000,000 rows takes about 7,172 MB of the GPU of the worker "
-        "tcp://10.0.0.1:4000 for batches, gradients, histograms and two pages, even with its bins "
+        "tcp://10.0.0.1:4000 for batches, gradients, histograms and four pages, even with its bins "
         "in the host's memory. 500 MB of the GPU are taken already, and a training may fill "
         "6,000 MB (cluster.gpu_memory_limit, or all of it). Spread the rows over more GPUs, or use "
         "smaller row groups (data.row_group_rows)."
     )
+
+
+def test_several_pages_whatever_the_limit() -> None:
+    """A single one XGBoost would keep on the GPU."""
+    assert DeviceRoom(100 * GB).page_bytes(NEED) == NEED.matrix // 4
+    assert DeviceRoom(3_200 * MB).page_bytes(NEED) == 100 * MB
 
 
 def test_half_of_what_is_free_keeps_batches() -> None:

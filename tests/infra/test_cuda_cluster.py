@@ -65,8 +65,14 @@ def test_settings_that_do_not_fit(settings: dict[str, Any], said: str) -> None:
         pytest.param(
             GpuPlan(),
             "--device-memory-limit default --enable-cudf-spill --pre-import cudf,cupy,xgboost "
-            "--rmm-async --rmm-release-threshold 1GB --set-rmm-allocator-for-libs cupy",
+            "--rmm-async --rmm-release-threshold 0.25 --set-rmm-allocator-for-libs cupy",
             id="defaults",
+        ),
+        pytest.param(
+            GpuPlan(memory_limit="8GB"),
+            "--device-memory-limit 8GB --enable-cudf-spill --pre-import cudf,cupy,xgboost "
+            "--rmm-async --rmm-release-threshold 1GB --set-rmm-allocator-for-libs cupy",
+            id="a limit",
         ),
         pytest.param(
             GpuPlan(allocator="pool", pool_size="20GiB", memory_limit="30GiB", spill=False),
