@@ -96,9 +96,7 @@ def boost_segment(
     threads = spec.threads or threads
     schema = Schema(spec.feature_names, spec.feature_types)
     scale = LabelScale.of(spec)
-    # without the pool every page that is read from the host's memory is a call of the driver
-    pool = {"use_cuda_async_pool": True} if spec.device == "cuda" else {}
-    with xgb.config_context(verbosity=0, **pool), ExitStack() as stack:
+    with xgb.config_context(verbosity=0), ExitStack() as stack:
         # beyond the worker's OMP_NUM_THREADS, which XGBoost takes for the most there may be
         stack.enter_context(threadpool_limits(threads, user_api="openmp"))
         reference = reference_matrix(sample, schema, spec.max_bin, threads)
