@@ -246,6 +246,6 @@ def _shown(row: "pd.Series[Any]", plan: Plan) -> str:
     """A few of a row's values, first those that rules read."""
     first = [*(column.name for column in plan.rule_columns), plan.target.name]
     names = list(dict.fromkeys([*first, *row.index]))
-    shown = row[names[:4]].map(lambda value: "missing" if pd.isna(value) else value)
+    shown = {name: "missing" if pd.isna(row[name]) else row[name] for name in names[:4]}
     values = ", ".join(f"{name}={value}" for name, value in shown.items())
     return f"{values}, …" if len(names) > 4 else values

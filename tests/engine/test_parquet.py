@@ -11,7 +11,7 @@ import pytest
 
 from tasks.engine.config import DataConfig
 from tasks.engine.dataset import Dataset
-from tasks.engine.frames import first_rows, read_frame
+from tasks.engine.frames import Device, first_rows, on_host, read_frame
 from tasks.engine.home import Home
 from tasks.engine.parquet import inspect
 from tasks.engine.sources import resolve
@@ -116,12 +116,19 @@ def test_an_index_that_pandas_wrote_is_left_out(tmp_path: Path) -> None:
     ]
 
 
-def test_an_index_with_a_name_is_a_column(tmp_path: Path) -> None:
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_an_index_with_a_name_is_a_column(device: Device, tmp_path: Path) -> None:
+    """In a folder named as a partition of it, and a file named as a pattern of another."""
     rows = pd.DataFrame({"id": [7, 9, 8], "x": [1.0, 2.0, 3.0]})
-    rows.set_index("id").to_parquet(tmp_path / "a.parquet")
-    (group,) = inspected(tmp_path).row_groups()
-    for found in (read_frame((group,), ["id", "x"]), first_rows(group, ["id", "x"], 5)):
-        pd.testing.assert_frame_equal(found, rows)
+    folder = tmp_path / "id=1"
+    folder.mkdir()
+    rows.set_index("id").to_parquet(folder / "a[1].parquet")
+    (rows + 1).set_index("id").to_parquet(folder / "a1.parquet")
+    _, group = inspected(folder).row_groups()
+    assert group.path == "a[1].parquet"
+    found = on_host(read_frame((group,), ["id", "x"], device))
+    for each in (found, first_rows(group, ["id", "x"], 5)):
+        pd.testing.assert_frame_equal(each, rows)
 
 
 @pytest.mark.parametrize("dtype", ["int64", "uint64"])

@@ -61,6 +61,7 @@ def test_the_manifest_asks_for_what_was_set() -> None:
         "value": "tls://boostline-1-scheduler.forecast:8786",
     }
     assert address in worker["env"]
+    assert {"name": "CUPY_CACHE_DIR", "value": "/scratch/cupy"} in worker["env"]
     for each in (worker, scheduler):
         assert each["args"][-8:] == [
             *("--protocol", "tls", "--tls-ca-file", "/etc/boostline/tls/ca.crt"),
