@@ -10,19 +10,12 @@ import xgboost as xgb
 from threadpoolctl import threadpool_limits
 from xgboost import collective
 
+from tasks.engine.batches import BatchSource, Float32, open_cache
 from tasks.engine.booster import checked_device, raw_of
 from tasks.engine.checkpoints import Checkpoint, History
 from tasks.engine.frames import Device
 from tasks.engine.loopback import new_listeners_on_loopback
-from tasks.engine.matrix import (
-    BatchSource,
-    Float32,
-    Matrices,
-    Schema,
-    matrices,
-    open_cache,
-    reference_matrix,
-)
+from tasks.engine.matrix import Matrices, Schema, matrices, reference_matrix
 from tasks.engine.memory import Place, Share, give_back, place_of
 from tasks.engine.objective import LabelScale, SquaredError
 from tasks.engine.round_error import RoundErrors, round_errors

@@ -9,6 +9,7 @@ import numpy as np
 import xgboost
 from dask.utils import parse_bytes
 
+from tasks.engine.batches import Batch, BatchSource, Counts, Float32, Sides
 from tasks.engine.checkpoints import CheckpointStore
 from tasks.engine.cluster_config import ClusterConfig
 from tasks.engine.config import BoostConfig, Config
@@ -17,7 +18,6 @@ from tasks.engine.fold import Bundle, bundles, rows_of_batch
 from tasks.engine.frames import Device
 from tasks.engine.group import TrainResult, train
 from tasks.engine.home import Home, digest_of
-from tasks.engine.matrix import Batch, BatchSource, Counts, Float32, Sides
 from tasks.engine.members import GroupOptions, OnEvent
 from tasks.engine.memory import MatrixOptions
 from tasks.engine.parts import Slice, read_slices

@@ -14,6 +14,7 @@ from hashlib import sha256
 from typing import Any
 from uuid import uuid4
 
+from tasks.engine.batches import BatchSource, Float32
 from tasks.engine.boost import Segment
 from tasks.engine.booster import finish
 from tasks.engine.checkpoints import Checkpoint, CheckpointStore, History
@@ -21,7 +22,6 @@ from tasks.engine.dataset import RowGroup
 from tasks.engine.dealing import deal, members
 from tasks.engine.errors import RunError
 from tasks.engine.frames import Device
-from tasks.engine.matrix import BatchSource, Float32
 from tasks.engine.members import (
     PREFIX,
     Event,

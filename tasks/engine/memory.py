@@ -22,10 +22,11 @@ import psutil
 import pyarrow as pa
 from xgboost import collective
 
+from tasks.engine.batches import Float32
 from tasks.engine.dataset import Frozen
 from tasks.engine.errors import RunError
 from tasks.engine.frames import forget_footers
-from tasks.engine.matrix import Float32, Pages
+from tasks.engine.matrix import Pages
 from tasks.engine.need import (
     CACHED_NODES,
     HISTOGRAM_BYTES,

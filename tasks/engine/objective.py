@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tasks.engine.batches import Float32, Float64, UInt64
 from tasks.engine.hashing import stream, uniform
-from tasks.engine.matrix import BatchIterator, Float32, Float64, UInt64
+from tasks.engine.matrix import BatchIterator
 from tasks.engine.spec import BoostSpec
 
 

@@ -16,8 +16,8 @@ import xgboost as xgb
 from xgboost import collective
 from xgboost.libpath import find_lib_path
 
+from tasks.engine.batches import Float32, Float64
 from tasks.engine.frames import Device
-from tasks.engine.matrix import Float32, Float64
 
 CHUNK_ROWS = 1 << 16  # stays in the processor's cache
 MARGINS = {

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import xgboost as xgb
 
-from tasks.engine.matrix import Batch, BatchSource, Float32
+from tasks.engine.batches import Batch, BatchSource, Float32
 
 # Rows of a batch are sorted by cells: the quarters of the features by which trees part them first.
 MOST_FEATURES = 5

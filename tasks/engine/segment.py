@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tasks.engine.batches import BatchSource, Float32
 from tasks.engine.boost import Segment, boost_segment
 from tasks.engine.checkpoints import Checkpoint, CheckpointStore
 from tasks.engine.dataset import RowGroup
 from tasks.engine.device_memory import DeviceRoom
 from tasks.engine.errors import RunError, UserError
 from tasks.engine.fold import batches, rows_of_batch
-from tasks.engine.matrix import BatchSource, Float32
 from tasks.engine.memory import AUTO, BOUNDLESS, MatrixOptions, Room, Share
 from tasks.engine.spec import BoostSpec
 

@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from tasks.engine.batches import Batch, BatchSource, Float32, Sides
 from tasks.engine.boost import boost_segment
-from tasks.engine.matrix import Batch, BatchSource, Float32, Sides
 from tasks.engine.spec import BoostSpec
 from tasks.engine.tracker import Tracker
 from tests.benchmarks.report import machine, text

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from tasks.engine.batches import Batch, BatchSource, Counts, Float32, Sides
 from tasks.engine.checkpoints import CheckpointStore
 from tasks.engine.dataset import RowGroup
 from tasks.engine.errors import UserError
 from tasks.engine.frames import Device
 from tasks.engine.hashing import positions, stream, uniform
-from tasks.engine.matrix import Batch, BatchSource, Counts, Float32, Sides
 from tasks.engine.spec import BoostSpec
 
 GROUPS, ROWS, WIDTH = 8, 600, 6

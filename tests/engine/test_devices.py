@@ -12,13 +12,14 @@ import pandas as pd
 import pytest
 
 from tasks.engine import frames
+from tasks.engine.batches import Batch, Sides, open_cache
 from tasks.engine.boosting import _Batches, spec_of
 from tasks.engine.config import Config
 from tasks.engine.fold import bundles
 from tasks.engine.frames import on_host, read_frame
 from tasks.engine.home import Home
 from tasks.engine.ingest import ingest
-from tasks.engine.matrix import Batch, BatchIterator, Schema, Sides, open_cache
+from tasks.engine.matrix import BatchIterator, Schema
 from tasks.engine.objective import LabelScale, SquaredError
 from tasks.engine.planning import plan_of
 from tasks.engine.profile import encoder_from, take_profile

@@ -11,19 +11,15 @@ import numpy as np
 import pytest
 import xgboost as xgb
 
+from tasks.engine.batches import Batch, BatchSource, Counts, Sides, open_cache
 from tasks.engine.errors import RunError
 from tasks.engine.matrix import (
-    Batch,
     BatchIterator,
-    BatchSource,
-    Counts,
     Pages,
     Schema,
-    Sides,
     binned_matrix,
     cut_points,
     matrices,
-    open_cache,
     reference_matrix,
 )
 from tests.engine import rows_for_boosting as made

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import xgboost
 
+from tasks.engine.batches import BatchSource
 from tasks.engine.boost import Segment, boost_segment
 from tasks.engine.errors import RunError
-from tasks.engine.matrix import BatchSource, Schema, reference_matrix
+from tasks.engine.matrix import Schema, reference_matrix
 from tasks.engine.memory import MatrixOptions, Room, Share, place_of
 from tasks.engine.need import ExternalMemory, Need, tree_nodes
 from tasks.engine.spec import BoostSpec

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import xgboost as xgb
 
-from tasks.engine.matrix import Float32
+from tasks.engine.batches import Float32
 from tasks.engine.round_error import CHUNK_ROWS, round_errors, sum_of_squares
 
 

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tasks.engine.batches import Batch, Sides
 from tasks.engine.boost import Segment, boost_segment
-from tasks.engine.matrix import Batch, Schema, Sides, reference_matrix
+from tasks.engine.matrix import Schema, reference_matrix
 from tasks.engine.memory import ORDERED_ROWS, Share
 from tasks.engine.row_order import WORTH_ROUNDS, Cells, in_order
 from tests.engine import rows_for_boosting as made
