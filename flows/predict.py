@@ -221,7 +221,13 @@ def _plain(schema: pa.Schema) -> pa.Schema:
 
 
 def _write_parquet(parts: Sequence[Part], out: str) -> None:
-    _write_file(parts, out, pq.ParquetWriter)
+    _write_file(parts, out, _parquet_writer)
+
+
+def _parquet_writer(file: Any, schema: pa.Schema) -> pq.ParquetWriter:
+    # predictions hardly repeat: a dictionary of them takes time and is given up in the end
+    *kept, _ = schema.names
+    return pq.ParquetWriter(file, schema, use_dictionary=kept or False)
 
 
 def _write_csv(parts: Sequence[Part], out: str) -> None:

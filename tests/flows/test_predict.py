@@ -8,6 +8,7 @@ from typing import Any
 import mlflow
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from tasks.engine.home import Home
@@ -30,6 +31,12 @@ def test_a_recorded_model_predicts_as_its_run_did(
         ran = boostline("predict", "houses", str(data), out, "--keep", "median_house_value")
         assert ran.returncode == 0, ran.stderr
     whole = pd.read_parquet(boostline.folder / "whole.parquet")
+    kept, predicted = (
+        pq.ParquetFile(boostline.folder / "whole.parquet").metadata.row_group(0).column(place)
+        for place in range(2)
+    )
+    assert kept.has_dictionary_page
+    assert not predicted.has_dictionary_page
     raw = pd.read_csv(data)
     assert list(whole.columns) == ["median_house_value", "prediction"]
     assert np.array_equal(whole["median_house_value"], raw["median_house_value"])
