@@ -3,10 +3,13 @@
 A new format is a reader in a module of its own and a line here.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from tasks.engine.config import DataConfig
+from tasks.engine.inputs import Input
 from tasks.engine.read_arrow import read_arrow
-from tasks.engine.read_csv import read_csv, read_tsv
+from tasks.engine.read_csv import csv_header, read_csv, read_tsv, tsv_header
 from tasks.engine.read_json import read_json
 from tasks.engine.read_loader import read_demo, read_loader
 from tasks.engine.read_sql import read_sql
@@ -15,7 +18,8 @@ from tasks.engine.reading import Reader
 
 @dataclass(frozen=True)
 class Format:
-    """`reader` is None where files are read in place. `is_stored` formats are files.
+    """`reader` is None where files are read in place. `is_stored` formats are files. `header` gives
+    the names of a file's columns from its first line, where a format has such a line.
 
     Only what is stored can be recognised as unchanged; the others are read anew each time.
     """
@@ -25,14 +29,15 @@ class Format:
     endings: tuple[str, ...] = ()
     magic: bytes = b""
     is_stored: bool = True
+    header: Callable[[Input, DataConfig], list[str]] | None = None
 
 
 FORMATS = {
     known.name: known
     for known in (
         Format("parquet", None, (".parquet", ".pq", ".parq"), b"PAR1"),
-        Format("csv", read_csv, (".csv",)),
-        Format("tsv", read_tsv, (".tsv", ".tab")),
+        Format("csv", read_csv, (".csv",), header=csv_header),
+        Format("tsv", read_tsv, (".tsv", ".tab"), header=tsv_header),
         Format("arrow", read_arrow, (".arrow", ".arrows", ".feather", ".ipc"), b"ARROW1"),
         Format("json", read_json, (".json", ".jsonl", ".ndjson")),
         Format("sql", read_sql, is_stored=False),

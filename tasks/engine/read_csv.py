@@ -34,6 +34,16 @@ def read_tsv(source: Input, config: DataConfig) -> Reading:
     return _read(source, config, config.separator or "\t")
 
 
+def csv_header(source: Input, config: DataConfig) -> list[str]:
+    """The column names alone. Raises UserError for what is no text or no header."""
+    return _header(source, config.separator or ",")
+
+
+def tsv_header(source: Input, config: DataConfig) -> list[str]:
+    """As `csv_header`."""
+    return _header(source, config.separator or "\t")
+
+
 def _read(source: Input, config: DataConfig, separator: str) -> Reading:
     names = _header(source, separator)
     columns = [TextColumn(name) for name in names]

@@ -1,5 +1,7 @@
 """Which column does what: target, features, weight, split, groups of the evaluation."""
 
+from collections.abc import Collection
+
 from tasks.engine.config import Config
 from tasks.engine.dataset import Column, Dataset, Frozen
 from tasks.engine.errors import UserError, listing, nearest, unknown_column
@@ -37,19 +39,8 @@ def resolve_roles(config: Config, dataset: Dataset) -> Roles:
             can't use, or has two roles that exclude each other; or no features are left.
     """
     known = {column.name: column for column in dataset.columns}
-    data = config.data
+    check_columns(config, known)
     target = _target(config, known)
-    for role, setting, names in (
-        ("excluded", "data.exclude", data.exclude),
-        ("feature", "data.features", data.features or ()),
-        ("category", "data.categories", data.categories),
-        ("evaluation", "evaluate.by", config.evaluate.by),
-        ("weight", "data.weight", [data.weight] if data.weight else ()),
-        ("split", "split.column", [config.split.column] if config.split.column else ()),
-    ):
-        for name in names:
-            if name not in known:
-                raise unknown_column(name, role, setting, known)
     roles = Roles(
         target=target,
         features=_features(config, target, known),
@@ -61,9 +52,24 @@ def resolve_roles(config: Config, dataset: Dataset) -> Roles:
     return roles
 
 
+def check_columns(config: Config, known: Collection[str]) -> None:
+    """Raises UserError where a column is named that is not among the `known`, a table's."""
+    data = config.data
+    for role, setting, names in (
+        ("target", "data.target", [config.target]),
+        ("excluded", "data.exclude", data.exclude),
+        ("feature", "data.features", data.features or ()),
+        ("category", "data.categories", data.categories),
+        ("evaluation", "evaluate.by", config.evaluate.by),
+        ("weight", "data.weight", [data.weight] if data.weight else ()),
+        ("split", "split.column", [config.split.column] if config.split.column else ()),
+    ):
+        for name in names:
+            if name not in known:
+                raise unknown_column(name, role, setting, known)
+
+
 def _target(config: Config, known: dict[str, Column]) -> Column:
-    if config.target not in known:
-        raise unknown_column(config.target, "target", "data.target", known)
     target = known[config.target]
     if target.name in config.data.categories:
         raise UserError(

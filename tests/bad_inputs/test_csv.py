@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from tasks.engine import early
 from tasks.engine.home import Home
+from tests.bad_inputs.early import configured, refused
 from tests.engine.tables import parquet, refusal
 
 LONG = "123456789012345678901234567890"
@@ -199,3 +201,19 @@ def test_csv(
     file.write_bytes(content)
     expected = message.replace("{file}", str(file)).replace("{size}", f"{len(content):,}")
     assert refusal(file, home, **settings) == expected
+
+
+@pytest.mark.parametrize(("ending", "separator"), [("csv", ","), ("csv.gz", ","), ("tsv", "\t")])
+def test_a_large_text_without_the_target_is_refused_by_its_first_line(
+    ending: str, separator: str, tmp_path: Path, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(early, "SMALL_BYTES", 10)
+    file = tmp_path / f"table.{ending}"
+    # what stands below the first line would be refused too, if it were read
+    content = separator.join(("rooms", "price")).encode() + b"\n1\n"
+    file.write_bytes(gzip.compress(content) if ending.endswith(".gz") else content)
+    assert refused(file, home, {"data.target": "prise"}) == (
+        "The target column 'prise' (data.target) is not in the table. Did you mean 'price'? "
+        "Its columns are: rooms, price."
+    )
+    early.check_early(configured(file, {"data.target": "price"}), home)
