@@ -1,6 +1,7 @@
 """Where binned features go: by numbers, with a message where they go nowhere."""
 
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -402,6 +403,37 @@ def test_freed_memory_is_given_back(keep: str, least: int) -> None:
         text=True,
     )
     assert int(ran.stdout) > least
+
+
+APART = """
+import ctypes
+from tasks.engine.memory import _large_blocks_apart
+
+malloc = ctypes.CDLL(None).malloc
+malloc.restype, malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+
+def is_apart():
+    # the second bit of the size that glibc keeps before a block: mapped by itself
+    return bool(ctypes.c_size_t.from_address(malloc(64 << 20) - 8).value & 2)
+
+print(is_apart())
+with _large_blocks_apart():
+    print(is_apart())
+print(is_apart())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="an option of glibc")
+def test_large_blocks_lie_apart_for_as_long_as_it_is_asked() -> None:
+    """64 MB in a process that has them in its heap, as workers do."""
+    ran = subprocess.run(
+        [sys.executable, "-c", APART],
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": str(128 << 20)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.stdout.split() == ["False", "True", "False"]
 
 
 def test_the_folder_is_there_as_long_as_it_is_used(tmp_path: Path) -> None:
