@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from distributed import Client, WorkerPlugin
@@ -77,23 +77,39 @@ class GpuTelemetry(WorkerPlugin):
 
 
 def sample_gpu() -> dict[str, float]:
-    """Of this process's GPU, by MLflow's names for such numbers behind the host's."""
+    """Of this process's GPU, by MLflow's names for such numbers behind the host's.
+
+    What a GPU does not tell is left out: a part of one (MIG) knows its memory, not its power.
+    """
     import pynvml
 
     pynvml.nvmlInit()
     try:
         gpu = _handle(pynvml)
-        memory = pynvml.nvmlDeviceGetMemoryInfo(gpu)
-        found = {
-            "utilization_percentage": float(pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu),
-            "memory_usage_megabytes": memory.used / 1e6,
-            "memory_usage_percentage": 100 * memory.used / memory.total,
-            "power_usage_watts": pynvml.nvmlDeviceGetPowerUsage(gpu) / 1000,
-        }
         place = f"{socket.gethostname()}/gpu_{pynvml.nvmlDeviceGetIndex(gpu)}"
+        found: dict[str, float] = {}
+        for look in (_utilization, _memory, _power):
+            with suppress(pynvml.NVMLError_NotSupported):
+                found |= look(pynvml, gpu)
         return {f"{place}_{name}": value for name, value in found.items()}
     finally:
         pynvml.nvmlShutdown()
+
+
+def _utilization(nvml: Any, gpu: Any) -> dict[str, float]:
+    return {"utilization_percentage": float(nvml.nvmlDeviceGetUtilizationRates(gpu).gpu)}
+
+
+def _memory(nvml: Any, gpu: Any) -> dict[str, float]:
+    memory = nvml.nvmlDeviceGetMemoryInfo(gpu)
+    return {
+        "memory_usage_megabytes": memory.used / 1e6,
+        "memory_usage_percentage": 100 * memory.used / memory.total,
+    }
+
+
+def _power(nvml: Any, gpu: Any) -> dict[str, float]:
+    return {"power_usage_watts": nvml.nvmlDeviceGetPowerUsage(gpu) / 1000}
 
 
 def _handle(nvml: Any) -> Any:

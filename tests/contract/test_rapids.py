@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from dask.utils import parse_bytes
 from infra.cluster import ClusterError, open_cluster
 from infra.cluster_plan import ClusterPlan, GpuPlan
 from infra.cuda_cluster import dask_cuda_arguments, dask_cuda_options, device_of
+from infra.gpu_telemetry import sample_gpu
 from tasks.engine import frames
 from tasks.engine.booster import checked_device
 from tasks.engine.errors import UserError
@@ -80,6 +82,7 @@ NAMES = [
     "rmm.mr:CudaAsyncMemoryResource",
     "rmm.mr:set_current_device_resource",
     "pynvml:NVMLError",
+    "pynvml:NVMLError_NotSupported",
     "pynvml:nvmlInit",
     "pynvml:nvmlShutdown",
     "pynvml:nvmlDeviceGetCount",
@@ -247,6 +250,32 @@ def test_the_driver_that_is_missing_is_told_of(tmp_path: Path) -> None:
         f"cluster.kind is 'cuda', but {reason}. Set cluster.kind=auto to use GPUs where there are "
         "any, or cluster.kind=local."
     )
+
+
+def test_what_a_gpu_does_not_tell_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a part of a GPU does; NVML itself, but for its answers, as there is no driver."""
+    import pynvml
+
+    def untold(gpu: object) -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+    answers: dict[str, Any] = {
+        "nvmlInit": lambda: None,
+        "nvmlShutdown": lambda: None,
+        "nvmlDeviceGetHandleByUUID": lambda name: name,
+        "nvmlDeviceGetIndex": lambda gpu: 3,
+        "nvmlDeviceGetMemoryInfo": lambda gpu: SimpleNamespace(used=10**9, total=4 * 10**9),
+        "nvmlDeviceGetUtilizationRates": untold,
+        "nvmlDeviceGetPowerUsage": untold,
+    }
+    for name, answer in answers.items():
+        monkeypatch.setattr(pynvml, name, answer)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1")
+    place = f"{os.uname().nodename}/gpu_3"
+    assert sample_gpu() == {
+        f"{place}_memory_usage_megabytes": 1000.0,
+        f"{place}_memory_usage_percentage": 25.0,
+    }
 
 
 def test_sizes_are_read_by_dask() -> None:
