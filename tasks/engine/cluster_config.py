@@ -25,6 +25,15 @@ def _each_once(devices: tuple[str, ...]) -> tuple[str, ...]:
     return devices
 
 
+def _one_at_most(gpus: int) -> int:
+    if gpus > 1:
+        raise ValueError(
+            f"a worker trains on one GPU, not {gpus}: set cluster.gpus=1 and, for as many GPUs, "
+            f"cluster.workers={gpus}"
+        )
+    return gpus
+
+
 def _a_walltime(text: str) -> str:
     if not re.fullmatch(r"(\d+-)?\d{1,3}(:\d{2}){1,2}", text.strip()):
         raise ValueError(f'{text!r} is no time of Slurm: write it as in "04:00:00" or "1-00:00:00"')
@@ -80,7 +89,9 @@ class ClusterConfig(Section):
         description='Memory of a worker, as in "8GiB"; a share of this host\'s if unset, 4GiB each '
         "with kubernetes and slurm.",
     )
-    gpus: int = Field(0, description="GPUs of a worker (kubernetes, slurm).", ge=0, le=16)
+    gpus: Annotated[int, AfterValidator(_one_at_most)] = Field(
+        0, description="GPUs of a worker: 1, or 0 for processors alone (kubernetes, slurm).", ge=0
+    )
     external_memory: Literal["auto", "always", "never"] = Field(
         "auto",
         description="Whether binned features are read from the workers' scratch folders in every "

@@ -158,6 +158,12 @@ LIST = 'it should be a list, as in ["a", "b"]'
             id="gpus of a local cluster",
         ),
         pytest.param(
+            ["cluster.kind='slurm'", "cluster.gpus=4"],
+            "cluster.gpus: a worker trains on one GPU, not 4: set cluster.gpus=1 and, for as many "
+            "GPUs, cluster.workers=4.",
+            id="several GPUs of a worker",
+        ),
+        pytest.param(
             ["cluster.kind='slurm'", "cluster.walltime='4h'"],
             "cluster.walltime: '4h' is no time of Slurm: write it as in \"04:00:00\" or "
             '"1-00:00:00".',
