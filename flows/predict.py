@@ -226,8 +226,16 @@ def _write_parquet(parts: Sequence[Part], out: str) -> None:
 
 def _parquet_writer(file: Any, schema: pa.Schema) -> pq.ParquetWriter:
     # predictions hardly repeat: a dictionary of them takes time and is given up in the end
-    *kept, _ = schema.names
+    *kept, _ = _leaves(schema)
     return pq.ParquetWriter(file, schema, use_dictionary=kept or False)
+
+
+def _leaves(schema: pa.Schema) -> list[str]:
+    """What Parquet calls the columns, of which a list or a struct has some of its own."""
+    nothing = pa.BufferOutputStream()
+    pq.write_table(schema.empty_table(), nothing)
+    leaves = pq.read_metadata(pa.BufferReader(nothing.getvalue())).schema
+    return [leaves.column(place).path for place in range(len(leaves))]
 
 
 def _write_csv(parts: Sequence[Part], out: str) -> None:

@@ -70,7 +70,7 @@ class GpuTelemetry(WorkerPlugin):
             try:
                 sample = self._sample()
             except Exception as error:  # noqa: BLE001
-                # a driver that is busy, or does not know a number: the next look may be luckier
+                # a driver that is busy: the next look may be luckier
                 _log.debug("The GPU was not looked at: %s", error)
                 continue
             worker.log_event(TOPIC, {"sample": sample})

@@ -28,8 +28,8 @@ def _each_once(devices: tuple[str, ...]) -> tuple[str, ...]:
 def _one_at_most(gpus: int) -> int:
     if gpus > 1:
         raise ValueError(
-            f"a worker trains on one GPU, not {gpus}: set cluster.gpus=1 and, for as many GPUs, "
-            f"cluster.workers={gpus}"
+            f"a worker trains on one GPU, not {gpus}: set cluster.gpus=1, and cluster.workers to "
+            "the number of all GPUs"
         )
     return gpus
 

@@ -159,8 +159,8 @@ LIST = 'it should be a list, as in ["a", "b"]'
         ),
         pytest.param(
             ["cluster.kind='slurm'", "cluster.gpus=4"],
-            "cluster.gpus: a worker trains on one GPU, not 4: set cluster.gpus=1 and, for as many "
-            "GPUs, cluster.workers=4.",
+            "cluster.gpus: a worker trains on one GPU, not 4: set cluster.gpus=1, and "
+            "cluster.workers to the number of all GPUs.",
             id="several GPUs of a worker",
         ),
         pytest.param(
