@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -25,13 +24,14 @@ from flows.places import check_let_in, chosen, client_of, cluster_of, device_of,
 from infra.mlflow_store import quiet_mlflow
 from tasks.engine.cluster_config import ClusterConfig
 from tasks.engine.config import DataConfig
-from tasks.engine.dataset import Dataset
+from tasks.engine.dataset import Dataset, rows_in
 from tasks.engine.errors import UserError, listing, nearest, unknown_column
 from tasks.engine.fold import BATCH_ROWS, batches
 from tasks.engine.frames import open_input
 from tasks.engine.home import Home
 from tasks.engine.ingest import ingest
 from tasks.engine.need import BATCH_BYTES
+from tasks.engine.parts import write_part
 from tasks.engine.predictions import Part, Predictions, ScorerRef, predict_table
 from tasks.engine.progress import Progress, reporter
 from tasks.engine.scoring import Encoder, TamperedModelError
@@ -112,7 +112,7 @@ def _scored_here(dataset: Dataset, place: ClusterConfig, columns: int) -> bool:
 
 def _threads(dataset: Dataset, columns: int) -> ThreadPoolExecutor:
     """As many as this process may use processors, and as batches fit half of the free memory."""
-    sizes = [sum(group.rows for group in batch) for batch in batches(dataset.row_groups())]
+    sizes = [rows_in(batch) for batch in batches(dataset.row_groups())]
     largest = max(sizes, default=0) * columns * BATCH_BYTES
     room = psutil.virtual_memory().available // 2 // max(1, largest)
     count = max(1, min(CPU_COUNT, MOST_THREADS, room))
@@ -205,10 +205,28 @@ def _writer(out: str) -> Any:
     return _write_folder
 
 
-def _tables(parts: Sequence[Part]) -> Any:
+def _schemas(parts: Sequence[Part]) -> list[pa.Schema]:
+    """Of each part: a kept column may hold integers in one file and floats in another."""
+    found = []
     for part in parts:
         with open_input(part.uri) as file:
-            yield pq.read_table(file)
+            found.append(_plain(pq.read_schema(file)))
+    return found
+
+
+def _unified(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    return pa.unify_schemas(schemas, promote_options="permissive")
+
+
+def _table(part: Part, schema: pa.Schema) -> pa.Table:
+    with open_input(part.uri) as file:
+        table = pq.read_table(file)
+    # integers that become floats are rounded, as everywhere
+    columns = [
+        column.cast(field.type, safe=not pa.types.is_floating(field.type))
+        for column, field in zip(table.columns, schema, strict=True)
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:
@@ -247,9 +265,7 @@ def _write_file(
 ) -> None:
     """Part by part into one file, which takes its name when it is whole."""
     beside = out if "://" in out else f"{out}.{uuid4().hex}.part"
-    tables = _tables(parts)
-    first = next(tables)
-    schema = _plain(first.schema)
+    schema = _unified(_schemas(parts))
     try:
         with ExitStack() as stack:
             file: Any = stack.enter_context(fsspec.open(beside, "wb"))
@@ -257,8 +273,8 @@ def _write_file(
                 # without the time of writing, which would make other bytes every time
                 file = stack.enter_context(gzip.GzipFile(fileobj=file, mode="wb", mtime=0))
             writer = stack.enter_context(writer_of(file, schema))
-            for table in chain([first], tables):
-                writer.write_table(table.cast(schema))
+            for part in parts:
+                writer.write_table(_table(part, schema))
         if beside != out:
             os.replace(beside, out)
     finally:
@@ -271,5 +287,10 @@ def _write_folder(parts: Sequence[Part], out: str) -> None:
     filesystem.makedirs(path, exist_ok=True)
     for old in filesystem.glob(f"{path}/part-*.parquet"):
         filesystem.rm(old)
+    schemas = _schemas(parts)
+    schema = _unified(schemas)
+    differ = any(each != schema for each in schemas)
     for number, part in enumerate(parts):
+        if differ:
+            write_part(part.uri, _table(part, schema))
         filesystem.put_file(part.uri, f"{path}/part-{number:05d}.parquet")

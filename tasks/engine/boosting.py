@@ -13,8 +13,9 @@ from tasks.engine.batches import Batch, BatchSource, Counts, Float32, Sides
 from tasks.engine.checkpoints import CheckpointStore
 from tasks.engine.cluster_config import ClusterConfig
 from tasks.engine.config import BoostConfig, Config
+from tasks.engine.dataset import Batch as RowGroups
 from tasks.engine.dataset import Dataset, RowGroup
-from tasks.engine.fold import Bundle, bundles, rows_of_batch
+from tasks.engine.fold import batches, rows_of_batch
 from tasks.engine.frames import Device
 from tasks.engine.group import TrainResult, train
 from tasks.engine.home import Home, digest_of
@@ -126,37 +127,26 @@ class _Batches:
 
     def __call__(self, row_groups: Sequence[RowGroup]) -> Sequence[BatchSource]:
         encoder = Encoder.from_json(self.encoder)
-        cut = bundles(row_groups, rows_of_batch(len(self.plan.features)))
+        cut = batches(row_groups, rows_of_batch(len(self.plan.features)))
         return [
             BatchSource(
-                partial(_read, bundle, self.plan, encoder, self.device),
-                partial(_count, bundle, self.plan),
+                partial(_read, batch, self.plan, encoder, self.device),
+                partial(_count, batch, self.plan),
             )
-            for bundle in cut
+            for batch in cut
         ]
 
 
-def _read(bundle: Bundle, plan: Plan, encoder: Encoder, device: Device) -> Sides:
-    """The rows of small files together: XGBoost takes its time for each batch it is given."""
-    sides = [_read_batch(batch, plan, encoder, device) for batch in bundle]
-    if len(sides) == 1:
-        return sides[0]
-    return Sides(
-        train=Batch.of([each.train for each in sides]),
-        valid=Batch.of([each.valid for each in sides]),
-    )
-
-
-def _count(bundle: Bundle, plan: Plan) -> Counts:
+def _count(groups: RowGroups, plan: Plan) -> Counts:
     """What `_read` gives, without a look at the features: none sets a row aside."""
     fewer = plan.model_copy(update={"features": (), "by": ()})
-    sides = np.concatenate([load(batch, fewer).side for batch in bundle])
-    return {"train": int((sides == TRAIN).sum()), "valid": int((sides == VALID).sum())}
+    side = load(groups, fewer).side
+    return {"train": int((side == TRAIN).sum()), "valid": int((side == VALID).sum())}
 
 
-def _read_batch(batch: tuple[RowGroup, ...], plan: Plan, encoder: Encoder, device: Device) -> Sides:
-    rows = load(batch, plan, device)
-    with scoring(rows.path, rows.numbers):
+def _read(groups: RowGroups, plan: Plan, encoder: Encoder, device: Device) -> Sides:
+    rows = load(groups, plan, device)
+    with scoring(groups, rows.places):
         features = encoder.encode(rows.frame)
 
     def side(which: int) -> Batch:

@@ -1,6 +1,8 @@
 """A table as a list of Parquet row groups: what travels between the steps in place of rows."""
 
+from collections.abc import Sequence
 from hashlib import blake2b
+from itertools import groupby
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -30,6 +32,7 @@ class RowGroup(Frozen):
     `path` is relative to the source's root (of a converted source: the original's path), and
     names the row together with its number. `stamp` is the file's size and time of modification
     when it was listed: a file that has changed since is refused. Empty where it can't change.
+    `layout` is that of its file.
     """
 
     uri: str
@@ -38,6 +41,28 @@ class RowGroup(Frozen):
     rows: int
     start: int
     stamp: str = ""
+    layout: str = ""
+
+
+Batch = tuple[RowGroup, ...]
+
+
+def by_file(batch: Sequence[RowGroup]) -> list[Batch]:
+    """The row groups of each file, neighbours together."""
+    return [tuple(groups) for _, groups in groupby(batch, lambda group: (group.uri, group.path))]
+
+
+def rows_in(batch: Sequence[RowGroup]) -> int:
+    return sum(group.rows for group in batch)
+
+
+def place_in(batch: Sequence[RowGroup], row: int) -> tuple[str, int]:
+    """Path and number in its file, from 1, of a batch's row `row`, from 0."""
+    for group in batch:
+        if row < group.rows:
+            return group.path, group.start + row + 1
+        row -= group.rows
+    raise IndexError(row)
 
 
 class File(Frozen):
@@ -45,7 +70,8 @@ class File(Frozen):
 
     Files of our own making never change and have no such time.
 
-    `digest` is the BLAKE2b of its content, None until a pass has read it.
+    `digest` is the BLAKE2b of its content, None until a pass has read it. Files of one `layout`
+    hold their columns in the same types: small ones of them are read together.
     """
 
     uri: str
@@ -54,6 +80,7 @@ class File(Frozen):
     modified: str
     row_groups: tuple[int, ...]
     digest: str | None = None
+    layout: str = ""
 
     @property
     def rows(self) -> int:
@@ -73,6 +100,7 @@ class File(Frozen):
                         rows=rows,
                         start=start,
                         stamp=stamp,
+                        layout=self.layout,
                     )
                 )
             start += rows

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tasks.engine.bootstrap import BootstrapSums, Scale, bootstrap_sums, interval
-from tasks.engine.dataset import RowGroup
+from tasks.engine.dataset import Batch, RowGroup, place_in
 from tasks.engine.errors import RunError
 from tasks.engine.exact import Int64, merge_by_key
 from tasks.engine.fold import fold
@@ -160,7 +160,7 @@ class SummariseBatch:
     replicates: int
     seed: int
 
-    def __call__(self, batch: tuple[RowGroup, ...]) -> Summary:
+    def __call__(self, batch: Batch) -> Summary:
         names = [*(BY + name for name in self.by), *(["position"] if self.replicates else [])]
         rows = _read(batch, names)
         is_test = rows.side == TEST
@@ -207,21 +207,22 @@ class _Rows:
     text: dict[str, pa.ChunkedArray]
 
 
-def _read(batch: tuple[RowGroup, ...], names: Sequence[str] = ()) -> _Rows:
+def _read(batch: Batch, names: Sequence[str] = ()) -> _Rows:
     table = read_arrow(batch, ["actual", "predicted", "side", *names])
     actual = table["actual"].to_numpy()
     predicted = table["predicted"].to_numpy()
     for name, values in (("actual", actual), ("predicted", predicted)):
         wrong = np.flatnonzero(~np.isfinite(values))
         if len(wrong):
+            path, number = place_in(batch, int(wrong[0]))
             raise RunError(
-                f"{len(wrong)} {name} values of {batch[0].path} are not finite, the first "
-                f"({values[wrong[0]]}) in row {batch[0].start + int(wrong[0])}."
+                f"{len(wrong)} {name} values are not finite, the first ({values[wrong[0]]}) in row "
+                f"{number:,} of {path}."
             )
     return _Rows(actual, predicted, table["side"].to_numpy(), {name: table[name] for name in names})
 
 
-def _quantile_columns(train_mean: float, batch: tuple[RowGroup, ...]) -> dict[str, Float64]:
+def _quantile_columns(train_mean: float, batch: Batch) -> dict[str, Float64]:
     """Of a batch: |error| and |deviation| of each side, and the test target."""
     rows = _read(batch)
     columns = {"actual": rows.actual[rows.side == TEST]}

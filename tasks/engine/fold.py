@@ -1,28 +1,26 @@
 """Fold over row groups: map a summary over them, merge in their order.
 
-Batches and bundles are cut by the data alone, never by the cluster, and merged with their
-neighbours, so an answer is the same to the last bit on any number of workers.
+Batches are cut by the data alone, never by the cluster, and merged with their neighbours, so an
+answer is the same to the last bit on any number of workers.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, as_completed
-from dataclasses import dataclass
 from functools import reduce
-from typing import Any, Generic, TypeVar
+from itertools import chain
+from typing import Any, TypeVar
 
-from tasks.engine.dataset import RowGroup
+from tasks.engine.dataset import Batch, RowGroup, by_file, rows_in
 from tasks.engine.workers import each
 
 Summary = TypeVar("Summary")
-Batch = tuple[RowGroup, ...]
-Bundle = tuple[Batch, ...]
 
 BATCH_ROWS = 131_072
+BATCH_VALUES = 4 << 20
 # Of small files, about a second's work: more of them in one call would leave workers idle, and a
 # lost one would cost more.
-BUNDLE_ROWS = 8_192
-BUNDLE_BATCHES = 256
-BATCH_VALUES = 4 << 20
+SMALL_ROWS = 8_192
+SMALL_FILES = 256
 
 
 def rows_of_batch(columns: int) -> int:
@@ -31,44 +29,33 @@ def rows_of_batch(columns: int) -> int:
 
 
 def batches(row_groups: Sequence[RowGroup], rows: int = BATCH_ROWS) -> list[Batch]:
-    """Neighbouring row groups of one file, up to about `rows` rows together."""
-    cut: list[list[RowGroup]] = []
-    size = 0
-    for group in row_groups:
-        same = cut and (cut[-1][0].uri, cut[-1][0].path) == (group.uri, group.path)
-        if same and size + group.rows <= rows:
-            cut[-1].append(group)
-            size += group.rows
-        else:
-            cut.append([group])
-            size = group.rows
-    return [tuple(batch) for batch in cut]
-
-
-def bundles(row_groups: Sequence[RowGroup], rows: int = BATCH_ROWS) -> list[Bundle]:
-    """Neighbouring batches, up to BUNDLE_ROWS rows together: small files share a call."""
+    """Neighbouring row groups: of one file up to about `rows` rows together, or of small files of
+    one layout up to SMALL_ROWS.
+    """
     cut: list[list[Batch]] = []
-    size = 0
-    for batch in batches(row_groups, rows):
-        more = sum(group.rows for group in batch)
-        if cut and size + more <= BUNDLE_ROWS and len(cut[-1]) < BUNDLE_BATCHES:
-            cut[-1].append(batch)
-            size += more
+    size, most = 0, min(rows, SMALL_ROWS)
+    for part in (part for file in by_file(row_groups) for part in _parts(file, rows)):
+        alike = cut and cut[-1][-1][0].layout == part[0].layout
+        if alike and size + rows_in(part) <= most and len(cut[-1]) < SMALL_FILES:
+            cut[-1].append(part)
+            size += rows_in(part)
         else:
-            cut.append([batch])
-            size = more
-    return [tuple(bundle) for bundle in cut]
+            cut.append([part])
+            size = rows_in(part)
+    return [tuple(chain.from_iterable(batch)) for batch in cut]
 
 
-@dataclass(frozen=True)
-class _Merged(Generic[Summary]):
-    """A bundle's summary: of its batches, from left to right."""
-
-    summarise: Callable[[Batch], Summary]
-    merge: Callable[[Summary, Summary], Summary]
-
-    def __call__(self, bundle: Bundle) -> Summary:
-        return reduce(self.merge, map(self.summarise, bundle))
+def _parts(file: Batch, rows: int) -> Iterator[Batch]:
+    """Neighbouring row groups of a file, up to about `rows` rows together."""
+    cut: list[RowGroup] = []
+    size = 0
+    for group in file:
+        if cut and size + group.rows > rows:
+            yield tuple(cut)
+            cut, size = [], 0
+        cut.append(group)
+        size += group.rows
+    yield tuple(cut)
 
 
 def fold(
@@ -82,34 +69,17 @@ def fold(
     """The merged summary of all batches of row groups.
 
     `client` is a Dask client, a pool of threads of this process, or None for no other thread.
-    `summarise` takes a batch (neighbouring row groups of one file), of which it reads so many
-    `columns`, and must be picklable, as `merge` must be. `on_progress` gets rows done and rows in
-    all.
+    `summarise` takes a batch (see `batches`), of which it reads so many `columns`, and must be
+    picklable, as `merge` must be. `on_progress` gets rows done and rows in all.
 
     Raises:
         ValueError: there are no row groups.
         RunError: a batch lost its worker again and again, or the scheduler is gone.
         Whatever `summarise` raises.
     """
-    calls = [(bundle,) for bundle in bundles(row_groups, rows_of_batch(columns))]
-    return _together(merge, mapped(client, _Merged(summarise, merge), calls, on_progress))
-
-
-def fold_bundles(
-    client: Any,
-    row_groups: Sequence[RowGroup],
-    summarise: Callable[[Bundle], Summary],
-    merge: Callable[[Summary, Summary], Summary],
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
-    columns: int = 1,
-) -> Summary:
-    """As `fold`, for a `summarise` that takes a whole bundle: neighbouring batches of any files."""
-    calls = [(bundle,) for bundle in bundles(row_groups, rows_of_batch(columns))]
-    return _together(merge, mapped(client, summarise, calls, on_progress))
-
-
-def _together(merge: Callable[[Summary, Summary], Summary], parts: list[Summary]) -> Summary:
-    """Pair by pair: a summary that grows with the rows is copied a few times, not for each part."""
+    calls = [(batch,) for batch in batches(row_groups, rows_of_batch(columns))]
+    parts = mapped(client, summarise, calls, on_progress)
+    # pair by pair: a summary that grows with the rows is copied a few times, not for each part
     while len(parts) > 1:
         parts = [reduce(merge, parts[i : i + 2]) for i in range(0, len(parts), 2)]
     return parts[0]
@@ -121,7 +91,7 @@ def mapped(
     calls: Sequence[tuple[Any, ...]],
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Summary]:
-    """What `function(*call)` returns for each call, whose first argument is a bundle, in order.
+    """What `function(*call)` returns for each call, whose first argument is a batch, in order.
 
     Raises:
         ValueError: there are no calls.
@@ -129,7 +99,7 @@ def mapped(
     """
     if not calls:
         raise ValueError("nothing to fold over")
-    sizes = [_rows(call[0]) for call in calls]
+    sizes = [rows_in(call[0]) for call in calls]
     total = sum(sizes)
     done = 0
     results: dict[int, Summary] = {}
@@ -170,11 +140,7 @@ def _on_threads(
             future.cancel()
 
 
-def _rows(bundle: Bundle) -> int:
-    return sum(group.rows for batch in bundle for group in batch)
-
-
-def _named(bundle: Bundle) -> str:
-    first, last = bundle[0][0], bundle[-1][0]
+def _named(batch: Batch) -> str:
+    first, last = batch[0], batch[-1]
     until = f" to {last.path}" if last.path != first.path else ""
-    return f"{_rows(bundle):,} rows of {first.path} from row {first.start:,} on{until}"
+    return f"{rows_in(batch):,} rows of {first.path} from row {first.start:,} on{until}"

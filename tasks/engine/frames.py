@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from tasks.engine.dataset import RowGroup
+from tasks.engine.dataset import Batch, RowGroup, by_file
 from tasks.engine.errors import UserError
 from tasks.engine.secrets import redact, resolved
 
@@ -95,11 +95,17 @@ def _unchanged(uri: str, stamp: str) -> None:
 
 
 def read_arrow(batch: Sequence[RowGroup], columns: Sequence[str]) -> pa.Table:
-    """Row groups of one file as an Arrow table with just `columns`, texts as dictionaries.
+    """A batch as an Arrow table with just `columns`, texts as dictionaries.
 
     Raises:
-        UserError: the file changed since it was listed, or a page of it is damaged.
+        UserError: a file changed since it was listed, or a page of it is damaged.
     """
+    tables = [_read_file(groups, columns) for groups in by_file(batch)]
+    # of one layout, but a column that is nullable here may not be there
+    return pa.concat_tables(tables, promote_options="default") if len(tables) > 1 else tables[0]
+
+
+def _read_file(batch: Batch, columns: Sequence[str]) -> pa.Table:
     uri, stamp = batch[0].uri, batch[0].stamp
     metadata = _footer(uri, stamp)
     schema = metadata.schema.to_arrow_schema()
@@ -138,6 +144,9 @@ def read_frame(
         return _pandas(table)
     except pa.ArrowException as error:
         cause = f"values that are not what their column says ({_first_line(error)})"
+        if len(files := by_file(batch)) > 1:
+            for groups in files:  # which tells the one
+                read_frame(groups, columns)
         raise _damaged(batch[0].uri, _places(batch), cause) from None
 
 
@@ -167,19 +176,20 @@ def _pandas(table: pa.Table) -> pd.DataFrame:
 
 
 def _read_cudf(batch: Sequence[RowGroup], columns: Sequence[str]) -> Any:
-    cudf, uri = _cudf(), batch[0].uri
-    _footer(uri, batch[0].stamp)
+    cudf, files = _cudf(), by_file(batch)
+    for groups in files:
+        _footer(groups[0].uri, groups[0].stamp)
 
     def by_arrow() -> Any:
         return cudf.DataFrame.from_arrow(_without_dictionaries(read_arrow(batch, columns)))
 
-    if "::" in uri or "://" in uri:
+    if any("::" in group.uri or "://" in group.uri for group in batch):
         return by_arrow()
     try:
         frame = cudf.read_parquet(
-            glob.escape(uri),  # cuDF takes a path for a pattern
+            [glob.escape(groups[0].uri) for groups in files],  # cuDF takes a path for a pattern
             columns=list(columns),
-            row_groups=[[group.index for group in batch]],
+            row_groups=[[group.index for group in groups] for groups in files],
             use_pandas_metadata=False,
             # folders named day=1 give no column, nor take the place of a file's own
             dataset_kwargs={"partitioning": None},
@@ -267,8 +277,8 @@ def first_rows(row_group: RowGroup, columns: Sequence[str], rows: int) -> pd.Dat
         return frame[list(columns)]
 
 
-def content_digests(batch: Sequence[RowGroup]) -> list[str]:
-    """BLAKE2b of the bytes that each row group takes in its file, all columns of it."""
+def content_digests(batch: Batch) -> list[str]:
+    """Of row groups of one file: BLAKE2b of the bytes that each takes in it, all columns of it."""
     uri = batch[0].uri
     metadata = _footer(uri, batch[0].stamp)
     found = []

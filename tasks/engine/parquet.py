@@ -12,6 +12,7 @@ from tasks.engine.dataset import Dataset, File
 from tasks.engine.digests import Footer
 from tasks.engine.errors import UserError
 from tasks.engine.frames import open_input
+from tasks.engine.home import digest_of
 from tasks.engine.inputs import SourceFile, too_large
 from tasks.engine.schema import EXACT, columns_of, rounded, unify
 from tasks.engine.sources import Source, partition_note
@@ -53,6 +54,7 @@ def inspect(
         for column in footer.wide
         if column in names
     ]
+    layouts = {columns: digest_of(columns) for columns in {footer.columns for footer in found}}
     files = [
         File(
             uri=file.uri,
@@ -61,6 +63,7 @@ def inspect(
             modified=file.modified,
             row_groups=footer.row_groups,
             digest=remembered(file.uri, file.size, file.modified) if file.modified else None,
+            layout=layouts[footer.columns],
         )
         for file, footer in zip(source.files, found, strict=True)
     ]

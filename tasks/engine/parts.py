@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from io import BytesIO
+from itertools import accumulate
 
 import pandas as pd
 import pyarrow as pa
@@ -54,32 +55,26 @@ def part_group(uri: str, rows: int) -> RowGroup:
     """The row group of a part, for folding over parts.
 
     Without a stamp: what stands under a key never changes, even if two runs put it there at once.
+    Each has a layout of its own: a column of texts may be empty in one of them.
     """
-    return RowGroup(uri=uri, path=uri, index=0, rows=rows, start=0)
+    return RowGroup(uri=uri, path=uri, index=0, rows=rows, start=0, layout=uri)
 
 
-def write_slices(folder: str, tables: Sequence[pa.Table]) -> list[tuple[Slice, ...]]:
-    """Each table as a slice of a part in `folder`; tables of one schema share a part.
+def write_slices(folder: str, table: pa.Table, rows: Sequence[int]) -> list[tuple[Slice, ...]]:
+    """A table as a part in `folder`, cut into slices of so many `rows`; of none there is no slice.
 
-    A part is named by the digest of its bytes, so what stands under a name never changes. A table
-    without rows has no slice.
+    The part is named by the digest of its bytes, so what stands under a name never changes.
     """
-    shared: dict[str, list[int]] = {}
-    for number, table in enumerate(tables):
-        if table.num_rows:
-            shared.setdefault(str(table.schema.remove_metadata()), []).append(number)
-    found: list[tuple[Slice, ...]] = [() for _ in tables]
-    for numbers in shared.values():
-        together = pa.concat_tables(tables[number] for number in numbers)
-        content = _encoded(together.unify_dictionaries())
-        uri = f"{folder}/{blake2b(content, digest_size=16).hexdigest()}.parquet"
-        write_atomically(uri, content)
-        start = 0
-        for number in numbers:
-            rows = tables[number].num_rows
-            found[number] = (Slice(uri=uri, start=start, rows=rows),)
-            start += rows
-    return found
+    if not table.num_rows:
+        return [() for _ in rows]
+    content = _encoded(table)
+    uri = f"{folder}/{blake2b(content, digest_size=16).hexdigest()}.parquet"
+    write_atomically(uri, content)
+    starts = [0, *accumulate(rows)]
+    return [
+        (Slice(uri=uri, start=start, rows=count),) if count else ()
+        for start, count in zip(starts, rows, strict=False)
+    ]
 
 
 def joined(slices: Iterable[Slice]) -> tuple[Slice, ...]:

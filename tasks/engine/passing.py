@@ -11,9 +11,9 @@ from typing import Any
 from fsspec.core import url_to_fs
 
 from tasks.engine.config import DataConfig
-from tasks.engine.dataset import Dataset, File
+from tasks.engine.dataset import Dataset, File, by_file
 from tasks.engine.digests import remember
-from tasks.engine.fold import bundles, mapped, rows_of_batch
+from tasks.engine.fold import batches, mapped, rows_of_batch
 from tasks.engine.frames import Device
 from tasks.engine.home import Home, digest_of
 from tasks.engine.kept import KeptFile, keep_files, kept_files, kept_of, place_of, summary_of
@@ -81,17 +81,17 @@ def _read(
     known = rows - sum(file.rows for file in files)
     undigested = {file.uri for file in files if file.digest is None}
     groups = [group for file in files for group in file.groups()]
-    cut = bundles(groups, rows_of_batch(len(this_pass.plan.columns)))
+    cut = batches(groups, rows_of_batch(len(this_pass.plan.columns)))
     calls = [
         # each call hears of its own files only: there may be many
-        (bundle, frozenset(batch[0].uri for batch in bundle) & undigested)
-        for bundle in cut
+        (batch, frozenset(group.uri for group in batch) & undigested)
+        for batch in cut
     ]
     results = mapped(client, this_pass, calls, lambda done, total: on_progress(known + done, rows))
     by_path: dict[str, list[PassSummary]] = {}
-    for bundle, summaries in zip(cut, results, strict=True):
-        for batch, summary in zip(bundle, summaries, strict=True):
-            by_path.setdefault(batch[0].path, []).append(summary)
+    for batch, summaries in zip(cut, results, strict=True):
+        for file, summary in zip(by_file(batch), summaries, strict=True):
+            by_path.setdefault(file[0].path, []).append(summary)
     return {path: merged(summaries) for path, summaries in by_path.items()}
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.engine.config import Config
-from tasks.engine.dataset import Dataset, RowGroup
+from tasks.engine.dataset import Batch, Dataset
 from tasks.engine.frames import read_frame
 from tasks.engine.quantiles import exact_quantiles
 from tasks.engine.roles import resolve_roles
@@ -23,7 +23,7 @@ class _Times:
 
     column: Feature
 
-    def __call__(self, batch: tuple[RowGroup, ...]) -> dict[str, npt.NDArray[np.float64]]:
+    def __call__(self, batch: Batch) -> dict[str, npt.NDArray[np.float64]]:
         series = read_frame(batch, [self.column.name])[self.column.name]
         seconds = numeric_values(series, self.column.kind)
         return {"time": seconds[~np.isnan(seconds)]}

@@ -7,19 +7,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 from fsspec.core import url_to_fs
 from pydantic import Field
 
-from tasks.engine.dataset import Frozen, RowGroup
-from tasks.engine.fold import Batch, Bundle, fold, fold_bundles
+from tasks.engine.dataset import Batch, Frozen, RowGroup
+from tasks.engine.fold import fold
 from tasks.engine.frames import Device, on_host, read_arrow, read_frame
 from tasks.engine.home import Home, digest_of, write_atomically
 from tasks.engine.parts import part_group, present, write_part
-from tasks.engine.rows import Plan, category_text, load, numbers_of, scoring
+from tasks.engine.rows import Plan, category_text, load, scoring
 from tasks.engine.scoring import MANIFEST_FILE, Scorer
 
 
@@ -83,33 +81,27 @@ def store_scorer(scorer: Scorer, home: Home, name: str) -> ScorerRef:
 
 @dataclass(frozen=True)
 class _Evaluated:
-    """Scores the usable rows of a bundle beside their actual values, into one part."""
+    """Scores the usable rows of a batch beside their actual values, into one part."""
 
     plan: Plan
     scorer: ScorerRef
     folder: str
 
-    def __call__(self, bundle: Bundle) -> Predictions:
-        found = [self._scored(batch) for batch in bundle]
-        columns = {name: np.concatenate([each[name] for each in found]) for name in found[0]}
-        by = {
-            name: pd.Categorical(values)
-            for name, values in columns.items()
-            if name.startswith("by:")
-        }
-        return _written(self.folder, bundle[0], pd.DataFrame({**columns, **by}))
-
-    def _scored(self, batch: Batch) -> dict[str, npt.NDArray[Any]]:
+    def __call__(self, batch: Batch) -> Predictions:
         rows = load(batch, self.plan, self.scorer.device)
-        with scoring(rows.path, rows.numbers):
+        with scoring(batch, rows.places):
             predicted = self.scorer.load().predict(rows.frame)
-        return {
+        scored = {
             "actual": on_host(rows.target),
             "predicted": on_host(predicted),
             "side": on_host(rows.side),
             "position": on_host(rows.position),
-            **{f"by:{name}": category_text(rows.frame[name]) for name in self.plan.by},
+            **{
+                f"by:{name}": pd.Categorical(category_text(rows.frame[name]))
+                for name in self.plan.by
+            },
         }
+        return _written(self.folder, batch, pd.DataFrame(scored))
 
 
 @dataclass(frozen=True)
@@ -125,7 +117,7 @@ class _Scored:
     def __call__(self, batch: Batch) -> Predictions:
         raw = read_frame(batch, self.columns, self.scorer.device)
         scorer = self.scorer.load()
-        with scoring(batch[0].path, numbers_of(batch)):
+        with scoring(batch):
             predicted = scorer.predict(raw)
         # kept columns stay Arrow: what pandas would make of a date is not what was read
         kept = read_arrow(batch, self.keep).append_column(
@@ -176,7 +168,7 @@ def predict_usable(
     folder = home.path("predictions", key)
     evaluated = _Evaluated(plan, scorer, folder)
     width = len(plan.columns)
-    found = fold_bundles(client, row_groups, evaluated, _merge, on_progress, width)
+    found = fold(client, row_groups, evaluated, _merge, on_progress, width)
     home.save(found, "predictions", key, "parts.json")
     return found
 

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tasks.engine.dataset import RowGroup
+from tasks.engine.dataset import Batch, RowGroup
 from tasks.engine.exact import merge_by_key
 from tasks.engine.fold import fold
 from tasks.engine.hashing import Float64, UInt64
 
-Values = Callable[[tuple[RowGroup, ...]], dict[str, Float64]]
+Values = Callable[[Batch], dict[str, Float64]]
 
 FIRST_BITS = 20
 DIGIT_BITS = 16
@@ -179,7 +179,7 @@ def exact_quantiles(
 
 
 def _count(
-    values: Values, brackets: Mapping[str, set[Bracket]], batch: tuple[RowGroup, ...]
+    values: Values, brackets: Mapping[str, set[Bracket]], batch: Batch
 ) -> dict[str, dict[Bracket, Counts]]:
     """One pass over a batch: the counts in every open bracket."""
     columns = values(batch)

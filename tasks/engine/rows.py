@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from tasks.engine.dataset import Dataset, Frozen, RowGroup
+from tasks.engine.dataset import Batch, Dataset, Frozen, RowGroup, place_in
 from tasks.engine.dataset import Kind as ColumnKind
 from tasks.engine.errors import UserError
 from tasks.engine.frames import Device, on_host, read_frame
@@ -94,23 +94,23 @@ def feature_of(dataset: Dataset, name: str, categorical: bool = False) -> Featur
 
 @dataclass(frozen=True)
 class Rejected:
-    """Rows that were set aside: the raw columns, (path, row number from 1), why."""
+    """Rows that were set aside: the raw columns, their places in the batch, why."""
 
     frame: pd.DataFrame
-    rows: npt.NDArray[np.int64]
+    places: npt.NDArray[np.int64]
     reasons: list[str]
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The n usable rows of a batch of row groups of one file.
+    """The n usable rows of a batch; `places` int64 (n,) are their places in it, rising.
 
     `frame` holds the raw feature and `by` columns, `target` float64 (n,), `weight` float64 (n,)
     or None, `position` uint64 (n,), `side` int8 (n,): 0 train, 1 valid, 2 test.
     """
 
-    path: str
-    numbers: npt.NDArray[np.int64]
+    batch: Batch
+    places: npt.NDArray[np.int64]
     frame: pd.DataFrame
     target: Float64
     weight: Float64 | None
@@ -121,8 +121,8 @@ class Rows:
     def take(self, mask: npt.NDArray[np.bool_]) -> "Rows":
         """The rows where `mask` (bool, (n,)) is true."""
         return Rows(
-            path=self.path,
-            numbers=self.numbers[on_host(mask)],
+            batch=self.batch,
+            places=self.places[on_host(mask)],
             frame=self.frame.loc[mask],
             target=self.target[mask],
             weight=None if self.weight is None else self.weight[mask],
@@ -132,29 +132,27 @@ class Rows:
 
 
 def load(batch: Sequence[RowGroup], plan: Plan, device: Device = "cpu") -> Rows:
-    """The usable rows of neighbouring row groups of one file, in order; the others as `rejected`.
+    """The usable rows of a batch, in order; the others as `rejected`.
 
-    The frame and arrays are in the memory of `device`, but for `numbers` and what is rejected.
+    The frame and arrays are in the memory of `device`, but for `places` and what is rejected.
 
     Raises:
         UserError: a weight is negative, missing or infinite; a split label is unknown.
     """
     frame = read_frame(batch, plan.columns, device)
-    path = batch[0].path
     target = numeric_values(frame[plan.target.name], plan.target.kind)
     position = np.concatenate(
-        [positions(path, group.start, group.rows, like=target) for group in batch]
+        [positions(group.path, group.start, group.rows, like=target) for group in batch]
     )
-    numbers = numbers_of(batch)
     side = plan.split.sides(position, _split_column(frame, plan))
     reasons = _reasons(frame, plan, target, side)
-    weight = _weights(frame, plan, path, numbers)
+    weight = _weights(frame, plan, batch)
     bad = np.zeros_like(target, dtype=bool)
     for _, broken in reasons:
         bad |= broken
     rows = Rows(
-        path=path,
-        numbers=numbers,
+        batch=tuple(batch),
+        places=np.arange(len(side)),
         frame=frame,
         target=target,
         weight=weight,
@@ -168,22 +166,18 @@ def load(batch: Sequence[RowGroup], plan: Plan, device: Device = "cpu") -> Rows:
         first[on_host(broken)] = reason
     aside = on_host(bad)
     rejected = Rejected(
-        on_host(frame.loc[bad]), numbers[aside], [str(reason) for reason in first[aside]]
+        on_host(frame.loc[bad]), np.flatnonzero(aside), [str(reason) for reason in first[aside]]
     )
     kept = rows.take(~bad)
     return Rows(**{**vars(kept), "rejected": rejected})
 
 
-def numbers_of(batch: Sequence[RowGroup]) -> npt.NDArray[np.int64]:
-    """Row numbers in their file, from 1, of row groups: int64 (n,)."""
-    return np.concatenate(
-        [np.arange(group.start + 1, group.start + group.rows + 1) for group in batch]
-    )
-
-
 @contextmanager
-def scoring(path: str, numbers: npt.NDArray[np.int64]) -> Iterator[None]:
-    """Values that can't become features, told by the row number in `path` of each row.
+def scoring(
+    batch: Sequence[RowGroup], places: npt.NDArray[np.int64] | None = None
+) -> Iterator[None]:
+    """Values that can't become features, told by path and row number; `places` int64 (n,) are those
+    in the batch of the rows that are scored, None for all.
 
     Raises:
         UserError: a column holds values of another kind than in training, or one that is infinite
@@ -192,15 +186,17 @@ def scoring(path: str, numbers: npt.NDArray[np.int64]) -> Iterator[None]:
     try:
         yield
     except UnscorableValueError as error:
+        row = error.row if places is None else int(places[error.row])
+        path, number = place_in(batch, row)
         raise UserError(
-            f"The column {error.column!r} holds {error.value} in row {numbers[error.row]:,} of "
-            f"{path}, which is infinite in 32 bits once it is scaled as the training rows are. "
+            f"The column {error.column!r} holds {error.value} in row {number:,} of {path}, which "
+            "is infinite in 32 bits once it is scaled as the training rows are. "
             "Make such values missing, or set normalize.kind=none."
         ) from None
     except TamperedModelError:
         raise
     except ValueError as error:
-        raise UserError(f"{path} does not fit the model: {error}.") from None
+        raise UserError(f"{batch[0].path} does not fit the model: {error}.") from None
 
 
 def category_text(series: pd.Series) -> npt.NDArray[np.object_]:
@@ -254,9 +250,7 @@ def _reasons(
     return [(reason, broken) for reason, broken in reasons if broken.any()]
 
 
-def _weights(
-    frame: pd.DataFrame, plan: Plan, path: str, numbers: npt.NDArray[np.int64]
-) -> Float64 | None:
+def _weights(frame: pd.DataFrame, plan: Plan, batch: Sequence[RowGroup]) -> Float64 | None:
     if plan.weight is None:
         return None
     weight = numeric_values(frame[plan.weight.name], plan.weight.kind)
@@ -264,8 +258,9 @@ def _weights(
         wrong = ~((weight >= 0) & (weight <= LARGEST))
     if wrong.any():
         row = int(np.argmax(wrong))
+        path, number = place_in(batch, row)
         raise UserError(
             f"The weight column {plan.weight.name!r} (data.weight) holds {float(weight[row])} in "
-            f"row {numbers[row]:,} of {path}. Weights are finite numbers of 0 or more."
+            f"row {number:,} of {path}. Weights are finite numbers of 0 or more."
         )
     return weight

@@ -7,7 +7,7 @@ from typing import Any
 from tasks.engine.batches import BatchSource, Float32
 from tasks.engine.boost import Segment, boost_segment
 from tasks.engine.checkpoints import Checkpoint, CheckpointStore
-from tasks.engine.dataset import RowGroup
+from tasks.engine.dataset import RowGroup, rows_in
 from tasks.engine.device_memory import DeviceRoom
 from tasks.engine.errors import RunError, UserError
 from tasks.engine.fold import batches, rows_of_batch
@@ -111,5 +111,5 @@ def share_of(
 ) -> Share:
     """Counts the rows of a worker's row groups, and those of its largest batch."""
     cut = batches(row_groups, rows_of_batch(features))
-    sizes = [sum(group.rows for group in batch) for batch in cut]
+    sizes = [rows_in(batch) for batch in cut]
     return Share(sum(sizes), max(sizes, default=0), options, room)

@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,12 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
+from tasks.engine.dataset import Batch, by_file, place_in, rows_in
 from tasks.engine.errors import UserError
-from tasks.engine.fold import Batch, Bundle
 from tasks.engine.frames import Device, content_digests, on_host
 from tasks.engine.hashing import stream, uniform
 from tasks.engine.home import digest_of
-from tasks.engine.moments import Deviations, Float64, Moments
+from tasks.engine.moments import Deviations, Float64, Moments, OneColumn
 from tasks.engine.parts import Slice, write_part, write_slices
 from tasks.engine.report import SIDES
 from tasks.engine.rows import LARGEST, Plan, Rejected, Rows, load
@@ -102,10 +103,10 @@ def _counted(counters: Sequence[Counter[str]]) -> Counter[str]:
 
 @dataclass(frozen=True)
 class Pass:
-    """What a worker needs to know for the pass; of a bundle it gives each batch's summary.
+    """What a worker needs to know for the pass; of a batch it gives each file's summary.
 
-    Rejected rows go to `rejected_folder` (a part for each batch that has any), sampled ones to
-    `sample_folder`: raw features, then the number in [0, 1) by which they were drawn.
+    Rejected rows go to `rejected_folder` (a part for each file and batch that has any), sampled
+    ones to `sample_folder`: raw features, then the number in [0, 1) by which they were drawn.
     """
 
     plan: Plan
@@ -115,101 +116,172 @@ class Pass:
     rejected_folder: str
     device: Device = "cpu"
 
-    def __call__(self, bundle: Bundle, undigested: frozenset[str]) -> list[PassSummary]:
+    def __call__(self, batch: Batch, undigested: frozenset[str]) -> list[PassSummary]:
         """The content digests of the files `undigested` (by URI) are taken on the way."""
-        read = [self._read(batch, batch[0].uri in undigested) for batch in bundle]
-        slices = write_slices(self.sample_folder, [sample for _, sample in read])
-        return [
-            PassSummary(**{**vars(summary), "sample": sample})
-            for (summary, _), sample in zip(read, slices, strict=True)
-        ]
-
-    def _read(self, batch: Batch, is_undigested: bool) -> tuple[PassSummary, pa.Table]:
-        """The summary and the sample, which is written with that of other batches."""
         rows = load(batch, self.plan, self.device)
         train = rows.side == TRAIN
-        places = np.flatnonzero(train)
-        missing, numbers, beside, with_target = [], [], [], []
-        categories = []
-        target = rows.target[places]
-        of_target = Deviations.of(target)
+        files = by_file(batch)
+        ends = np.cumsum([rows_in(groups) for groups in files])
+        found = [
+            _FileRows.of(rows, train, slice(*bounds))
+            for bounds in pairwise([0, *np.searchsorted(rows.places, ends).tolist()])
+        ]
         for feature in self.plan.features:
             series = rows.frame[feature.name]
             if feature.kind == "category":
-                counted, absent = _category_counts(series, train)
-                check_categories(feature.name, counted, self.max_categories)
-                categories.append(counted)
-                missing.append(absent)
+                codes, texts = category_levels(series)
+                for file in found:
+                    file.see_category(codes, texts)
+                    check_categories(feature.name, file.categories[-1], self.max_categories)
                 continue
             values = numeric_values(series, feature.kind)
-            missing.append(_check_range(feature.name, values, rows))
-            picked, target_beside = values[places], of_target
-            if missing[-1]:
-                present = ~np.isnan(picked)
-                picked, target_beside = picked[present], Deviations.of(target[present])
-            column = Deviations.of(picked)
-            with_target.append(column.with_other(target_beside))
-            numbers.append(column.moments)
-            beside.append(target_beside.moments)
-        weight = rows.weight[train] if rows.weight is not None else np.ones_like(target)
+            has_missing = _check_range(feature.name, values, rows)
+            for file in found:
+                file.see_number(values, has_missing)
+        return [
+            self._summary(groups, file, rejected, sample, groups[0].uri in undigested)
+            for groups, file, rejected, sample in zip(
+                files,
+                found,
+                _rejected_of(rows.rejected, ends),
+                self._sample(rows, train, found),
+                strict=True,
+            )
+        ]
+
+    def _summary(
+        self,
+        groups: Batch,
+        file: "_FileRows",
+        rejected: Rejected | None,
+        sample: tuple[Slice, ...],
+        is_undigested: bool,
+    ) -> PassSummary:
+        target, weight = file.target[file.places], file.weight
         total = float(weight.sum())
-        rejected = rows.rejected
-        found = PassSummary(
-            seen=len(rows.target) + (len(rejected.reasons) if rejected else 0),
-            missing=np.array(missing, dtype=np.float64),
-            numbers=Moments.joined(numbers),
-            beside=Moments.joined(beside),
-            with_target=np.array(with_target, dtype=np.float64),
-            categories=tuple(categories),
-            target=Moments.of([rows.target[rows.side == side] for side in range(len(SIDES))]),
+        return PassSummary(
+            seen=rows_in(groups),
+            missing=np.array(file.missing, dtype=np.float64),
+            numbers=Moments.joined(file.numbers),
+            beside=Moments.joined(file.beside),
+            with_target=np.array(file.with_target, dtype=np.float64),
+            categories=tuple(file.categories),
+            target=Moments.of([file.target[file.side == side] for side in range(len(SIDES))]),
             weighted=(total, float((weight * target).sum() / total) if total else 0.0),
             max_weight=float(weight.max()) if len(weight) else 0.0,
-            sample=(),
+            sample=sample,
             reasons=Counter(rejected.reasons if rejected else ()),
-            examples=_examples(rejected, rows.path, self.plan) if rejected else (),
-            aside=(self._set_aside(rejected, batch),) if rejected else (),
-            digests=tuple(content_digests(batch)) if is_undigested else (),
+            examples=_examples(rejected, groups, self.plan) if rejected else (),
+            aside=(self._set_aside(rejected, groups),) if rejected else (),
+            digests=tuple(content_digests(groups)) if is_undigested else (),
         )
-        return found, self._sample(rows, train)
 
-    def _sample(self, rows: Rows, train: npt.NDArray[np.bool_]) -> pa.Table:
+    def _sample(
+        self, rows: Rows, train: npt.NDArray[np.bool_], files: "Sequence[_FileRows]"
+    ) -> list[tuple[Slice, ...]]:
+        """Where the sample of each file is."""
         drawn = uniform(rows.position, stream("sample", 0))
         chosen = train & (drawn < self.sample_share)
         names = self.plan.names
         frame = on_host(rows.frame.loc[chosen, names])
-        table = pa.Table.from_pandas(frame, preserve_index=False)
         # no feature's name, whatever they are called
-        return table.append_column(
+        table = pa.Table.from_pandas(frame, preserve_index=False).append_column(
             "_" * (1 + max(map(len, names))), pa.array(on_host(drawn[chosen]))
         )
+        counts = [int(chosen[file.rows].sum()) for file in files]
+        return write_slices(self.sample_folder, table, counts)
 
-    def _set_aside(self, rejected: Rejected, batch: Batch) -> str:
-        path = batch[0].path
-        frame = rejected.frame.assign(_file=path, _row=rejected.rows, _reason=rejected.reasons)
-        uri = f"{self.rejected_folder}/{digest_of(path)}-{batch[0].index:06d}.parquet"
+    def _set_aside(self, rejected: Rejected, groups: Batch) -> str:
+        path = groups[0].path
+        numbers = rejected.places + groups[0].start + 1
+        frame = rejected.frame.assign(_file=path, _row=numbers, _reason=rejected.reasons)
+        uri = f"{self.rejected_folder}/{digest_of(path)}-{groups[0].index:06d}.parquet"
         write_part(uri, frame)
         return uri
 
 
-def _examples(rejected: Rejected, path: str, plan: Plan) -> tuple[str, ...]:
-    return tuple(
-        f"row {rejected.rows[i]:,} of {path}: {rejected.reasons[i]} "
-        f"({_shown(rejected.frame.iloc[i], plan)})"
-        for i in range(min(EXAMPLES, len(rejected.reasons)))
-    )
+@dataclass
+class _FileRows:
+    """A file's part of a batch's usable rows, `rows` of them, and what is found feature by feature.
+
+    `target` and `side` are of these rows, `weight` of those that train, which are `places` of them.
+    """
+
+    rows: slice
+    target: Float64
+    side: npt.NDArray[np.int8]
+    train: npt.NDArray[np.bool_]
+    places: npt.NDArray[np.intp]
+    of_target: Deviations
+    weight: Float64
+    missing: list[int] = field(default_factory=list)
+    numbers: list[OneColumn] = field(default_factory=list)
+    beside: list[OneColumn] = field(default_factory=list)
+    with_target: list[float] = field(default_factory=list)
+    categories: list[Counter[str]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, rows: Rows, train: npt.NDArray[np.bool_], part: slice) -> "_FileRows":
+        target, train = rows.target[part], train[part]
+        places = np.flatnonzero(train)
+        picked = target[places]
+        weight = np.ones_like(picked) if rows.weight is None else rows.weight[part][places]
+        of_target = Deviations.of(picked)
+        return cls(part, target, rows.side[part], train, places, of_target, weight)
+
+    def see_number(self, values: Float64, has_missing: bool) -> None:
+        """`values` are of all of the batch."""
+        values, beside = values[self.rows], self.of_target
+        missing = int(np.isnan(values).sum()) if has_missing else 0
+        picked = values[self.places]
+        if missing:
+            present = ~np.isnan(picked)
+            picked, beside = picked[present], Deviations.of(self.target[self.places][present])
+        column = Deviations.of(picked)
+        self.missing.append(missing)
+        self.with_target.append(column.with_other(beside))
+        self.numbers.append(column.moments)
+        self.beside.append(beside.moments)
+
+    def see_category(self, codes: npt.NDArray[np.intp], texts: Sequence[str]) -> None:
+        """Training rows by category, and all rows in which it is missing; of all of the batch are
+        `codes`, places in `texts`.
+        """
+        codes = codes[self.rows]
+        known = codes[self.train & (codes >= 0)]
+        counted: Counter[str] = Counter()
+        if len(known):  # CuPy counts nothing of nothing, and raises
+            counts = on_host(np.bincount(known, minlength=len(texts)))
+            for place in np.flatnonzero(counts).tolist():
+                counted[texts[place]] += int(counts[place])
+        self.categories.append(counted)
+        self.missing.append(int((codes < 0).sum()))
 
 
-def _category_counts(series: pd.Series, train: npt.NDArray[np.bool_]) -> tuple[Counter[str], int]:
-    """Training rows by category, and all rows in which it is missing."""
-    codes, texts = category_levels(series)
-    known = codes[train & (codes >= 0)]
-    # CuPy counts nothing of nothing, and raises
-    counts = on_host(np.bincount(known, minlength=len(texts))) if len(known) else [0] * len(texts)
-    counted: Counter[str] = Counter()
-    for text, count in zip(texts, counts, strict=True):
-        if count:
-            counted[text] += int(count)
-    return counted, int((codes < 0).sum())
+def _rejected_of(rejected: Rejected | None, ends: npt.NDArray[np.int64]) -> list[Rejected | None]:
+    """Of each file of a batch, which end at the rows `ends` of it; places are then in the file."""
+    if rejected is None:
+        return [None] * len(ends)
+    bounds = pairwise([0, *np.searchsorted(rejected.places, ends).tolist()])
+    return [
+        Rejected(
+            rejected.frame.iloc[first:last],
+            rejected.places[first:last] - start,
+            rejected.reasons[first:last],
+        )
+        if last > first
+        else None
+        for (first, last), start in zip(bounds, [0, *ends.tolist()][:-1], strict=True)
+    ]
+
+
+def _examples(rejected: Rejected, groups: Batch, plan: Plan) -> tuple[str, ...]:
+    found = []
+    for i in range(min(EXAMPLES, len(rejected.reasons))):
+        path, number = place_in(groups, int(rejected.places[i]))
+        shown = _shown(rejected.frame.iloc[i], plan)
+        found.append(f"row {number:,} of {path}: {rejected.reasons[i]} ({shown})")
+    return tuple(found)
 
 
 def check_categories(name: str, counts: Counter[str], limit: int) -> None:
@@ -221,25 +293,26 @@ def check_categories(name: str, counts: Counter[str], limit: int) -> None:
         )
 
 
-def _check_range(name: str, values: Float64, rows: Rows) -> int:
-    """How many values are missing. Raises UserError for one that float32 can't hold."""
+def _check_range(name: str, values: Float64, rows: Rows) -> bool:
+    """Whether any value is missing. Raises UserError for one that float32 can't hold."""
     if not len(values):
-        return 0
+        return False
     low, high = values.min(), values.max()
     if low >= -LARGEST and high <= LARGEST:  # neither holds where any is missing
-        return 0
+        return False
     with np.errstate(invalid="ignore"):
         wrong = np.abs(values) > LARGEST
     if wrong.any():
         row = int(np.argmax(wrong))
         plain = name if name.isidentifier() else f"`{name}`"
         rule = f"{plain} < 1e30" if values[row] > 0 else f"{plain} > -1e30"
+        path, number = place_in(rows.batch, int(rows.places[row]))
         raise UserError(
-            f"The column {name!r} holds {float(values[row])} in row {rows.numbers[row]:,} of "
-            f"{rows.path}: features are finite numbers within ±{LARGEST:.2g}. Make such values "
+            f"The column {name!r} holds {float(values[row])} in row {number:,} of "
+            f"{path}: features are finite numbers within ±{LARGEST:.2g}. Make such values "
             f'missing, or set their rows aside with a rule such as "{rule}" and data.max_rejected.'
         )
-    return int(np.isnan(values).sum())
+    return True
 
 
 def _shown(row: "pd.Series[Any]", plan: Plan) -> str:

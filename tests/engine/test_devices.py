@@ -15,7 +15,7 @@ from tasks.engine import frames
 from tasks.engine.batches import Batch, Sides, open_cache
 from tasks.engine.boosting import _Batches, spec_of
 from tasks.engine.config import Config
-from tasks.engine.fold import bundles
+from tasks.engine.fold import batches
 from tasks.engine.frames import on_host, read_frame
 from tasks.engine.home import Home
 from tasks.engine.ingest import ingest
@@ -146,7 +146,7 @@ def test_batches_are_the_cpus_to_the_last_bit(tmp_path: Path, split: dict[str, A
             for one, other in zip(gradients(spec, batch), gradients(spec, expected), strict=True):
                 np.testing.assert_array_equal(on_host(one), other)
     assert compared == {side: profile.rows[side] for side in compared}
-    rows = load(bundles(dataset.row_groups())[0][0], plan, "cuda")
+    rows = load(batches(dataset.row_groups())[0], plan, "cuda")
     assert rows.rejected is not None and isinstance(rows.rejected.frame, pd.DataFrame)
 
 

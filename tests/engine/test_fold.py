@@ -6,8 +6,8 @@ from threading import Event
 
 import pytest
 
-from tasks.engine.dataset import RowGroup
-from tasks.engine.fold import Batch, fold
+from tasks.engine.dataset import Batch, RowGroup
+from tasks.engine.fold import fold
 
 GROUPS = [RowGroup(uri=f"{i}", path=f"{i}", index=0, rows=10_000, start=0) for i in range(12)]
 

@@ -14,7 +14,7 @@ from tasks.engine import profile as profiling
 from tasks.engine.config import Config
 from tasks.engine.dataset import RowGroup
 from tasks.engine.errors import UserError
-from tasks.engine.fold import BUNDLE_BATCHES, batches, bundles
+from tasks.engine.fold import SMALL_FILES, batches
 from tasks.engine.home import Home
 from tasks.engine.ingest import ingest
 from tasks.engine.kept import kept_of, summary_of
@@ -60,7 +60,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     before = reading.read_arrow
 
     def counted(batch: Sequence[RowGroup], columns: Sequence[str]) -> Any:
-        names.append(batch[0].path)
+        names.extend(dict.fromkeys(group.path for group in batch))
         return before(batch, columns)
 
     monkeypatch.setattr(reading, "read_arrow", counted)
@@ -232,7 +232,7 @@ def test_files_whose_columns_have_other_types_do_not_share_a_part(tmp_path: Path
     folder = write(tmp_path / "data", {"a.parquet": whole, "b.parquet": halves, "c.parquet": whole})
     profile = profile_of(folder, tmp_path / "home")
     assert len(profile.sample) == 3
-    assert len({part.uri for part in profile.sample}) == 2
+    assert len({part.uri for part in profile.sample}) == 3
     kinds = [str(frame["x"].dtype) for frame in read_slices(profile.sample, 1.0)]
     assert kinds == ["int64", "float64", "int64"]
 
@@ -245,7 +245,7 @@ def test_a_kept_summary_is_the_same_to_the_last_bit(tmp_path: Path) -> None:
     dataset = ingest(config.data, home)
     plan = plan_of(config, dataset)
     this_pass = Pass(plan, 100, 0.5, home.path("s"), home.path("r"))
-    found = merged(this_pass(tuple(batches(dataset.files[0].groups())), frozenset()))
+    found = merged(this_pass(tuple(dataset.files[0].groups()), frozenset()))
     kept = kept_of(dataset.files[0].model_copy(update={"digest": "d"}), found, 0.5)
     again = summary_of(type(kept).model_validate_json(kept.model_dump_json()), plan)
     assert repr(again) == repr(found)
@@ -257,14 +257,17 @@ def test_a_kept_summary_is_the_same_to_the_last_bit(tmp_path: Path) -> None:
     assert again.with_target.tobytes() == found.with_target.tobytes()
 
 
-def test_small_files_share_bundles_and_large_ones_do_not() -> None:
-    small = [_group(f"{i}", 0, 10) for i in range(2 * BUNDLE_BATCHES + 1)]
+def test_small_files_of_one_layout_share_a_batch_and_large_ones_do_not() -> None:
+    small = [_group(f"{i}", 0, 10) for i in range(2 * SMALL_FILES + 1)]
+    others = [_group(f"other {i}", 0, 10, "other") for i in range(3)]
     large = [_group("large", i, 100_000) for i in range(3)]
-    cut = bundles([*small, *large])
-    assert [len(bundle) for bundle in cut] == [BUNDLE_BATCHES, BUNDLE_BATCHES, 1, 1, 1, 1]
-    groups = [group for bundle in cut for batch in bundle for group in batch]
-    assert groups == [*small, *large]
+    cut = batches([*small, *others, *large])
+    assert [len(batch) for batch in cut] == [SMALL_FILES, SMALL_FILES, 1, 3, 1, 1, 1]
+    assert [group for batch in cut for group in batch] == [*small, *others, *large]
+    assert [len(batch) for batch in batches(small[:6], rows=20)] == [2, 2, 2]
 
 
-def _group(path: str, index: int, rows: int) -> RowGroup:
-    return RowGroup(uri=f"/t/{path}", path=path, index=index, rows=rows, start=index * rows)
+def _group(path: str, index: int, rows: int, layout: str = "") -> RowGroup:
+    return RowGroup(
+        uri=f"/t/{path}", path=path, index=index, rows=rows, start=index * rows, layout=layout
+    )

@@ -34,9 +34,12 @@ class Chunks:
         ]
 
     def __call__(self, batch: tuple[RowGroup, ...]) -> dict[str, Float64]:
-        at = int(batch[0].uri)
-        self.passes += at == 0
-        return {name: chunks[at] for name, chunks in self.columns.items()}
+        places = [int(group.uri) for group in batch]
+        self.passes += places[0] == 0
+        return {
+            name: np.concatenate([chunks[place] for place in places])
+            for name, chunks in self.columns.items()
+        }
 
 
 def same_bits(found: list[float], expected: Float64) -> bool:

@@ -63,6 +63,26 @@ def test_a_recorded_model_predicts_as_its_run_did(
     assert np.array_equal(np.asarray(loaded.predict(raw)), whole["prediction"])
 
 
+def test_kept_columns_of_two_types_are_of_one_in_what_is_written(boostline: Boostline) -> None:
+    folder = boostline.folder / "data"
+    folder.mkdir()
+    rows = pd.DataFrame({"n": np.arange(400), "name": ["a", "b"] * 200, "y": np.arange(400.0)})
+    rows.to_parquet(folder / "a.parquet")
+    rows.assign(n=rows["n"] + 0.5, name="c").to_parquet(folder / "b.parquet")
+    settings = ("track.model=mixed", "boost.n_estimators=2")
+    boostline.train("--data", "data", "--target", "y", *(f"--set={each}" for each in settings))
+    expected = pd.concat([pd.read_parquet(path) for path in sorted(folder.iterdir())])
+    for out in ("mixed.parquet", "mixed"):
+        ran = boostline("predict", "mixed", "data", out, "--keep", "all")
+        assert ran.returncode == 0, ran.stderr
+        found = pq.read_table(boostline.folder / out).to_pandas()
+        assert found["n"].tolist() == expected["n"].tolist()
+        assert found["name"].tolist() == expected["name"].tolist()
+    parts = sorted((boostline.folder / "mixed").iterdir())
+    assert len(parts) == 2
+    assert pq.read_schema(parts[0]).equals(pq.read_schema(parts[1]))
+
+
 def with_dictionary(path: Path) -> list[str]:
     """The columns of a Parquet file's first row group whose values are numbers of a dictionary."""
     group = pq.read_metadata(path).row_group(0)
@@ -120,7 +140,7 @@ def test_the_parts_are_the_same_on_threads_and_on_a_cluster(
     frame = pd.read_csv(data)
     folder = tmp_path / "data"
     folder.mkdir()
-    for number in range(6):  # a batch is of one file, so there is something to deal out
+    for number in range(6):  # each too large to be read with another, so there is something to deal
         frame[number::6].to_parquet(folder / f"{number}.parquet", row_group_size=2000)
     config = load_config(data=str(folder), target="price")
     dataset = ingest(config.data, Home(str(tmp_path / "home")))
