@@ -127,7 +127,7 @@ class _Batches:
 
     def __call__(self, row_groups: Sequence[RowGroup]) -> Sequence[BatchSource]:
         encoder = Encoder.from_json(self.encoder)
-        cut = batches(row_groups, rows_of_batch(len(self.plan.features)))
+        cut = batches(row_groups, rows_of_batch(len(self.plan.features), self.device))
         return [
             BatchSource(
                 partial(_read, batch, self.plan, encoder, self.device),

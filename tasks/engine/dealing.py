@@ -63,7 +63,7 @@ def members(
     if one_host and len(workers) > 1:
         address, worker = next(iter(workers.items()))
         room = Room(worker["memory_limit"] or None)
-        share = share_of(row_groups, len(spec.feature_names), matrix, room)
+        share = share_of(row_groups, spec, matrix, room)
         if better_alone(share.expected_need(spec), room.limit):
             threads = sum(each["nthreads"] for each in workers.values())
             return [Member(address, tuple(group for group in row_groups if group.rows), threads)]

@@ -193,7 +193,7 @@ def _too_large(work: _Work, lost: Lost, workers: int) -> RunError:
     address = next(iter(a for a in lost.workers if a in memory_deaths(work.client)))
     block = max(deal(work.row_groups, workers), key=lambda each: sum(group.rows for group in each))
     spec, matrix = work.spec, work.options.matrix
-    need = share_of(block, len(spec.feature_names), matrix).expected_need(spec)
+    need = share_of(block, spec, matrix).expected_need(spec)
     return RunError(
         f"{of_memory_limit(work.client, address)}, as {MEMORY_LOSSES} did before it, "
         f"in training. {need.too_large(matrix.external)}"

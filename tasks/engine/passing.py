@@ -81,7 +81,7 @@ def _read(
     known = rows - sum(file.rows for file in files)
     undigested = {file.uri for file in files if file.digest is None}
     groups = [group for file in files for group in file.groups()]
-    cut = batches(groups, rows_of_batch(len(this_pass.plan.columns)))
+    cut = batches(groups, rows_of_batch(len(this_pass.plan.columns), this_pass.device))
     calls = [
         # each call hears of its own files only: there may be many
         (batch, frozenset(group.uri for group in batch) & undigested)

@@ -168,7 +168,7 @@ def predict_usable(
     folder = home.path("predictions", key)
     evaluated = _Evaluated(plan, scorer, folder)
     width = len(plan.columns)
-    found = fold(client, row_groups, evaluated, _merge, on_progress, width)
+    found = fold(client, row_groups, evaluated, _merge, on_progress, width, scorer.device)
     home.save(found, "predictions", key, "parts.json")
     return found
 
@@ -190,4 +190,5 @@ def predict_table(
     while name in keep:
         name += "_"
     scoring = _Scored(tuple(columns), tuple(keep), name, scorer, folder)
-    return fold(client, row_groups, scoring, _merge, on_progress, len(columns) + len(keep))
+    width = len(columns) + len(keep)
+    return fold(client, row_groups, scoring, _merge, on_progress, width, scorer.device)

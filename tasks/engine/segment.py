@@ -98,18 +98,18 @@ def run_job(job: Job) -> Segment:
         on_round=on_round,
         check_stop=check_stop,
         threads=job.threads or worker.state.nthreads,
-        share=share_of(job.row_groups, len(job.spec.feature_names), job.matrix, room),
+        share=share_of(job.row_groups, job.spec, job.matrix, room),
         on_external=on_external,
     )
 
 
 def share_of(
     row_groups: Sequence[RowGroup],
-    features: int,
+    spec: BoostSpec,
     options: MatrixOptions = AUTO,
     room: Room = BOUNDLESS,
 ) -> Share:
     """Counts the rows of a worker's row groups, and those of its largest batch."""
-    cut = batches(row_groups, rows_of_batch(features))
+    cut = batches(row_groups, rows_of_batch(len(spec.feature_names), spec.device))
     sizes = [rows_in(batch) for batch in cut]
     return Share(sum(sizes), max(sizes, default=0), options, room)

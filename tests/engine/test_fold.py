@@ -6,8 +6,8 @@ from threading import Event
 
 import pytest
 
-from tasks.engine.dataset import Batch, RowGroup
-from tasks.engine.fold import fold
+from tasks.engine.dataset import Batch, RowGroup, rows_in
+from tasks.engine.fold import batches, fold, rows_of_batch
 
 GROUPS = [RowGroup(uri=f"{i}", path=f"{i}", index=0, rows=10_000, start=0) for i in range(12)]
 
@@ -35,6 +35,12 @@ def test_of_wide_tables_fewer_rows_are_read_at_once() -> None:
     assert fold(None, groups, rows, list.__add__, columns=200) == [20_000] * 6 + [8_000]
     assert fold(None, groups, rows, list.__add__, columns=2_000) == [2_000] * 64
     assert fold(None, groups, rows, list.__add__, columns=10_000_000) == [2_000] * 64
+
+
+def test_a_gpu_takes_more_rows_at_once() -> None:
+    groups = [RowGroup(uri="w", path="w", index=i, rows=2_000, start=2_000 * i) for i in range(64)]
+    cut = batches(groups, rows_of_batch(200, "cuda"))
+    assert [rows_in(batch) for batch in cut] == [82_000, 46_000]
 
 
 def test_after_an_error_nothing_more_begins() -> None:
