@@ -196,7 +196,9 @@ def scoring(
     except TamperedModelError:
         raise
     except ValueError as error:
-        raise UserError(f"{batch[0].path} does not fit the model: {error}.") from None
+        first, last = batch[0].path, batch[-1].path
+        files = first if first == last else f"One of {first} to {last}"
+        raise UserError(f"{files} does not fit the model: {error}.") from None
 
 
 def category_text(series: pd.Series) -> npt.NDArray[np.object_]:

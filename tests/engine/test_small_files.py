@@ -128,6 +128,17 @@ def test_a_value_that_is_infinite_once_it_is_scaled_is_told_by_file_and_row(tmp_
         tiny.encode(rows.frame)
 
 
+def test_values_of_another_kind_are_told_by_the_files_that_were_read(tmp_path: Path) -> None:
+    dataset, plan = prepared(tmp_path, frames())
+    rows = load(together(dataset), plan)
+    times = Encoder((Column("colour", "time"),))
+    with (
+        pytest.raises(UserError, match=r"One of a\.parquet to f\.parquet does not fit the model"),
+        scoring(rows.batch, rows.places),
+    ):
+        times.encode(rows.frame)
+
+
 def test_the_damaged_one_is_named(tmp_path: Path) -> None:
     dataset, plan = prepared(tmp_path, frames())
     damaged = tmp_path / "data" / "c.parquet"
