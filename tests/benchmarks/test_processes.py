@@ -51,7 +51,8 @@ def test_an_orphan_of_another_session_counts_and_is_ended(tmp_path: Path) -> Non
 
 
 def test_a_server_is_told_apart(tmp_path: Path) -> None:
-    (tmp_path / "prefect_child.py").write_text(HOLD + "time.sleep(0.7)")
+    # on a busy machine a look takes 50 ms, and the next one comes a second later
+    (tmp_path / "prefect_child.py").write_text(HOLD + "time.sleep(3)")
     # the name stands in the command line of the child alone
     program = "import os, subprocess, sys; subprocess.run([sys.executable, *os.listdir()])"
     found = ended(program, tmp_path)
