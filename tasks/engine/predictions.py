@@ -120,10 +120,10 @@ class _Scored:
         with scoring(batch):
             predicted = scorer.predict(raw)
         # kept columns stay Arrow: what pandas would make of a date is not what was read
-        kept = read_arrow(batch, self.keep).append_column(
-            self.name, pa.array(on_host(predicted), type=pa.float64())
-        )
-        return _written(self.folder, batch, kept, scorer.encoder.unseen_counts(raw))
+        made = pa.table({self.name: pa.array(on_host(predicted), type=pa.float64())})
+        if self.keep:  # a table without columns has no rows
+            made = read_arrow(batch, self.keep).append_column(self.name, made[self.name])
+        return _written(self.folder, batch, made, scorer.encoder.unseen_counts(raw))
 
 
 def _written(

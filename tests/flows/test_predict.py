@@ -78,6 +78,12 @@ def test_kept_columns_of_two_types_are_of_one_in_what_is_written(boostline: Boos
         found = pq.read_table(boostline.folder / out).to_pandas()
         assert found["n"].tolist() == expected["n"].tolist()
         assert found["name"].tolist() == expected["name"].tolist()
+    # small files that are read together, of which nothing is kept
+    for name in ("a.parquet", "b.parquet"):
+        rows.to_parquet(folder / name)
+    ran = boostline("predict", "mixed", "data", "alone.parquet")
+    assert ran.returncode == 0, ran.stderr
+    assert pq.read_metadata(boostline.folder / "alone.parquet").num_rows == 2 * len(rows)
     parts = sorted((boostline.folder / "mixed").iterdir())
     assert len(parts) == 2
     assert pq.read_schema(parts[0]).equals(pq.read_schema(parts[1]))
