@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.engine.dataset import RowGroup
+from tasks.engine.dataset import RowGroup, rows_in
 from tasks.engine.memory import FILLED, MatrixOptions, Room
 from tasks.engine.need import HISTOGRAM_BYTES, Need
 from tasks.engine.segment import share_of
@@ -32,7 +32,7 @@ def deal(row_groups: Sequence[RowGroup], workers: int) -> list[tuple[RowGroup, .
     """Contiguous blocks of about as many rows each, none empty: at most `workers`."""
     groups = [group for group in row_groups if group.rows]
     count = min(workers, len(groups))
-    total = sum(group.rows for group in groups)
+    total = rows_in(groups)
     blocks: list[tuple[RowGroup, ...]] = []
     begin, before = 0, 0
     for index in range(count):

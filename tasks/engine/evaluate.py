@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tasks.engine.bootstrap import BootstrapSums, Scale, bootstrap_sums, interval
-from tasks.engine.dataset import Batch, RowGroup, place_in
+from tasks.engine.dataset import Batch, RowGroup, place_in, rows_in
 from tasks.engine.errors import RunError
 from tasks.engine.exact import Int64, merge_by_key
 from tasks.engine.fold import fold
@@ -62,7 +62,7 @@ def evaluate(
         ValueError: there are no row groups.
         RunError: an actual or predicted value is missing or infinite.
     """
-    steps = _Steps(sum(group.rows for group in row_groups), on_progress)
+    steps = _Steps(rows_in(row_groups), on_progress)
     found = exact_quantiles(
         client,
         row_groups,

@@ -18,7 +18,7 @@ from tasks.engine.batches import BatchSource, Float32
 from tasks.engine.boost import Segment
 from tasks.engine.booster import finish
 from tasks.engine.checkpoints import Checkpoint, CheckpointStore, History
-from tasks.engine.dataset import RowGroup
+from tasks.engine.dataset import RowGroup, rows_in
 from tasks.engine.dealing import deal, members
 from tasks.engine.errors import RunError
 from tasks.engine.frames import Device
@@ -191,7 +191,7 @@ def _on_disk(work: _Work) -> _Work:
 def _too_large(work: _Work, lost: Lost, workers: int) -> RunError:
     """What the share of the largest member takes."""
     address = next(iter(a for a in lost.workers if a in memory_deaths(work.client)))
-    block = max(deal(work.row_groups, workers), key=lambda each: sum(group.rows for group in each))
+    block = max(deal(work.row_groups, workers), key=rows_in)
     spec, matrix = work.spec, work.options.matrix
     need = share_of(block, spec, matrix).expected_need(spec)
     return RunError(

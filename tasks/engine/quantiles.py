@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tasks.engine.dataset import Batch, RowGroup
+from tasks.engine.dataset import Batch, RowGroup, rows_in
 from tasks.engine.exact import merge_by_key
 from tasks.engine.fold import fold
 from tasks.engine.hashing import Float64, UInt64
@@ -155,7 +155,7 @@ def exact_quantiles(
     for name, quantiles in wanted.items():
         if not all(0 <= quantile <= 1 for quantile in quantiles):
             raise ValueError(f"quantiles of {name!r} must lie from 0 to 1: {list(quantiles)}")
-    rows = sum(group.rows for group in row_groups)
+    rows = rows_in(row_groups)
     first = Bracket(prefix=0, shift=64, next_shift=0 if rows <= few else 64 - FIRST_BITS)
     searches = {name: Search(quantiles) for name, quantiles in wanted.items()}
     open_brackets = {name: {first} for name in wanted}
