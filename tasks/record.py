@@ -173,8 +173,9 @@ def _note(found: Findings, logged: Logged, recorder: Recorder) -> str:
 def not_taken(state: Recorded, folder: RunFolder, config: Config) -> NotRecorded:
     """What to raise where MLflow has not confirmed everything within `track.timeout`."""
     missing = state.pending + state.refused
-    waited = f"after {config.track.timeout:g} s (track.timeout) {missing:,} entries are missing"
-    return NotRecorded(_kept(f"{waited}, {state.cause}", folder))
+    are_missing = "1 entry is missing" if missing == 1 else f"{missing:,} entries are missing"
+    waited = f"after {config.track.timeout:g} s (track.timeout) {are_missing}"
+    return NotRecorded(_kept(f"{waited}, {state.cause or 'and no error was reported'}", folder))
 
 
 def _kept(cause: str, folder: RunFolder) -> str:

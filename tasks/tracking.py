@@ -145,6 +145,7 @@ class Recorder:
         self._flushing = 0
         self._given_up = threading.Event()
         self._refused = 0
+        self._confirmed = 0
         self._cause: str | None = None
         self._sender = threading.Thread(target=self._send_all, name="mlflow-sender", daemon=True)
         self._sender.start()
@@ -234,11 +235,14 @@ class Recorder:
         )
 
     def flush(self, timeout: float = 30.0) -> Recorded:
-        """Wait until MLflow has confirmed everything so far, at most `timeout` seconds."""
+        """Wait until MLflow has confirmed everything so far, `timeout` seconds for each answer."""
         with self._changed:
             self._flushing += 1
             self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._pending, timeout)
+            while self._pending:
+                before = self._confirmed
+                if not self._changed.wait_for(lambda: self._confirmed > before, timeout):  # noqa: B023
+                    break
             self._flushing -= 1
         return self.state()
 
@@ -258,7 +262,7 @@ class Recorder:
         return max(steps, default=0)
 
     def close(self, status: Status | None, timeout: float = 60.0) -> Recorded:
-        """End the run and the recording; waits at most about `timeout` seconds.
+        """End the run and the recording; waits about `timeout` seconds for each answer of MLflow.
 
         What isn't confirmed by then stays in the spool: `open_run` on it, then `close(None)`,
         finishes the recording. A spool that is confirmed whole is removed.
@@ -330,6 +334,7 @@ class Recorder:
                 for event in refused:
                     self._spool.refuse(event)
                 self._refused += len(refused)
+                self._confirmed += len(batch)
                 for _ in batch:
                     self._pending.popleft()
                 self._spool.confirm(batch)

@@ -250,9 +250,7 @@ class TrackConfig(Section):
     )
     run_name: str | None = Field(None, description="Name of the run; made up if unset.")
     tags: dict[str, str] = Field({}, description="Tags of the run.")
-    timeout: float = Field(
-        120, description="Seconds that a run waits for MLflow at its start and at its end.", gt=0
-    )
+    timeout: float = Field(120, description="Seconds that a run waits for MLflow to answer.", gt=0)
 
 
 class Config(Section):
