@@ -152,7 +152,7 @@ def standing_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         )
     url = f"http://127.0.0.1:{port}/api"
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 360
         while True:
             with suppress(httpx.HTTPError):
                 if httpx.get(f"{url}/health").status_code == 200:
@@ -162,7 +162,7 @@ def standing_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(120)
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ class Boostline:
     def __call__(self, *arguments: str, **more: str) -> "subprocess.CompletedProcess[str]":
         with self.start(*arguments, **more) as process:
             try:
-                out, err = process.communicate(timeout=150)
+                out, err = process.communicate(timeout=600)
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise

@@ -38,7 +38,7 @@ class MlflowServer:
             )
 
     def wait(self) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while True:
             try:
                 urllib.request.urlopen(f"{self.uri}/health", timeout=2).close()

@@ -9,7 +9,7 @@ import pytest
 
 from tests.benchmarks.contest import SIDES, installed
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(360)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -106,7 +106,7 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
             boostline = Boostline(folder, environment)
             yield Stand(prefect.api_url.removesuffix("/api"), mlflow.uri, boostline)
             worker.terminate()
-            worker.wait(30)
+            worker.wait(120)
     finally:
         if worker is not None and worker.poll() is None:
             worker.kill()

@@ -54,7 +54,7 @@ def ended(stand: Stand, deployment: str) -> dict[str, Any]:
         "deployments": {"id": {"any_": [deployment]}},
         "flow_runs": {"state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]}}},
     }
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 960
     while not (runs := stand.api("/flow_runs/filter", query)):
         assert time.monotonic() < deadline, (stand.boostline.folder / "worker.log").read_text()
         time.sleep(1)

@@ -20,7 +20,7 @@ from tests.conftest import clean_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "deployments" / "prefect.yaml"
-BUSY_S = 30
+BUSY_S = 120
 
 DEPLOYMENTS: list[dict[str, Any]] = yaml.safe_load(FILE.read_text())["deployments"]
 
@@ -67,7 +67,7 @@ def deployed(standing_server: str, tmp_path_factory: pytest.TempPathFactory) -> 
             env=environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=480,
             check=False,
         )
         assert ran.returncode == 0, ran.stdout + ran.stderr

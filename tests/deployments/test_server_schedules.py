@@ -16,7 +16,7 @@ from tests.conftest import clean_environment
 
 pytestmark = pytest.mark.slow
 
-START_S, PLAN_S = 90, 30
+START_S, PLAN_S = 360, 120
 
 
 @pytest.fixture

@@ -248,7 +248,7 @@ def run(
 
 def wait_for_workers(client: Any) -> None:
     """All four, with XGBoost loaded: loading it keeps a worker silent for seconds."""
-    client.wait_for_workers(4, timeout=30)
+    client.wait_for_workers(4, timeout=120)
     client.run(load)
 
 
@@ -303,7 +303,7 @@ def test_a_frozen_worker(dask_client: Any, tmp_path: Path) -> None:
     wait_for_workers(dask_client)
     events: list[Event] = []
     trouble = made.Trouble("freeze", 5, str(tmp_path / "flag"))
-    result = run(dask_client, tmp_path / "frozen", events, trouble, worker_ttl=4)
+    result = run(dask_client, tmp_path / "frozen", events, trouble, worker_ttl=10)
     assert result.recoveries == 1
     assert "fell silent" in next(event.note for event in events if event.kind == "lost")
 
@@ -459,8 +459,8 @@ def test_cancelling_frees_the_workers(dask_client: Any, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(dask_client, tmp_path, [], on_event=on_event, n_estimators=5000)
     began = time.monotonic()
-    assert dask_client.submit(sum, [1, 2], pure=False).result(timeout=20) == 3
-    assert time.monotonic() - began < 10
+    assert dask_client.submit(sum, [1, 2], pure=False).result(timeout=80) == 3
+    assert time.monotonic() - began < 40
 
 
 @pytest.mark.parametrize(

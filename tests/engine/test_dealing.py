@@ -56,7 +56,7 @@ def test_one_of_a_host_gives_the_same_bytes(
     dask_client: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And has their threads, whatever OMP_NUM_THREADS says; killed, it is followed by the next."""
-    dask_client.wait_for_workers(4, timeout=30)
+    dask_client.wait_for_workers(4, timeout=120)
     assert set(dask_client.run(os.getenv, "OMP_NUM_THREADS").values()) == {"1"}
     pids = dask_client.run(os.getpid)
     threads: list[int] = []  # of the one that trains, before and in a round

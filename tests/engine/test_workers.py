@@ -50,7 +50,7 @@ def test_a_call_that_loses_every_worker(dask_client: Any) -> None:
 
 def test_a_worker_that_hangs_in_its_task_is_ended_at_once(dask_client: Any) -> None:
     """By its own hand: its nanny would take 4 s longer, and there may be none."""
-    dask_client.wait_for_workers(4, timeout=30)
+    dask_client.wait_for_workers(4, timeout=120)
     address = min(dask_client.run(os.getpid))
     hung = dask_client.submit(time.sleep, 600, workers=[address], pure=False)
     while not dask_client.processing()[address]:
@@ -64,7 +64,7 @@ def test_a_worker_that_hangs_in_its_task_is_ended_at_once(dask_client: Any) -> N
 
 def test_who_is_there_whatever_the_client_asks_beside(dask_client: Any) -> None:
     """Dask's client asks the scheduler for itself now and then, and for no workers."""
-    dask_client.wait_for_workers(4, timeout=30)
+    dask_client.wait_for_workers(4, timeout=120)
     ended = threading.Event()
 
     def ask() -> None:

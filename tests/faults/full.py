@@ -49,7 +49,7 @@ VICTIMS = (
 # What ends the flow's own process, and the code that it ends with.
 SIGNALS = {"flow": (signal.SIGKILL, -signal.SIGKILL), "flow, by Ctrl-C": (signal.SIGINT, 130)}
 # A busy host keeps healthy workers silent for longer, too.
-TTL_S = 4 * RUN_LIMIT_S / 170
+TTL_S = 4 * RUN_LIMIT_S / 500
 HEADER = ("", "moment", "victim", "bins", "recovered in", "rounds redone", "same bytes", "note")
 
 

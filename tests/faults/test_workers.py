@@ -23,7 +23,7 @@ from tests.faults.harness import (
 )
 
 # the first test also makes the table and the undisturbed run
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 
 def test_a_worker_is_killed_in_every_step(
@@ -59,7 +59,7 @@ def test_without_nannies_those_left_go_on(
 def test_a_frozen_worker_counts_as_lost(
     boostline: Boostline, table: Path, undisturbed: Summary
 ) -> None:
-    with running(boostline, *arguments(table, cluster__worker_ttl=3)) as run:
+    with running(boostline, *arguments(table, cluster__worker_ttl=6)) as run:
         hit_all(run, [INGEST, PROFILE, BETWEEN, SCORING], run.workers, freeze)
         found = run.summary()
     same(found, undisturbed)

@@ -34,7 +34,7 @@ def boostline(tmp_path: Path) -> Boostline:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=480,
         )
 
     return run

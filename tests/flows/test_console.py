@@ -365,6 +365,6 @@ def test_nothing_of_other_libraries_gets_through() -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")

@@ -24,9 +24,9 @@ from tasks.engine.config import Config
 from tasks.engine.home import Home
 from tests.conftest import Boostline, clean_environment
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-WAIT_SECONDS = 90
+WAIT_SECONDS = 360
 DAYS = [datetime.now(UTC).date() - timedelta(days=back) for back in (3, 2, 1)]
 
 
@@ -65,7 +65,7 @@ def worker(pool: str, boostline: Boostline) -> Iterator[None]:
             yield
         finally:
             process.terminate()
-            process.wait(60)
+            process.wait(240)
 
 
 def until(found: Callable[[], Any]) -> Any:

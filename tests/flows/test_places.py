@@ -84,4 +84,4 @@ def test_a_server_that_does_not_answer_is_left_to_who_waits_for_it(
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
     began = time.monotonic()
     assert tracking_of("houses", Home(str(tmp_path))) == "http://127.0.0.1:9"
-    assert time.monotonic() - began < 20  # MLflow by itself repeats for minutes
+    assert time.monotonic() - began < 80  # MLflow by itself repeats for minutes

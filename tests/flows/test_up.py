@@ -61,7 +61,7 @@ class Up:
     def end(self, signum: int) -> int:
         self.processes()
         self.process.send_signal(signum)
-        out, _ = self.process.communicate(timeout=60)
+        out, _ = self.process.communicate(timeout=240)
         self.output += out
         return self.process.returncode
 
@@ -88,7 +88,7 @@ def ask(url: str, body: Any = None, **headers: str) -> Any:
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json", **headers})
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=40) as answer:
             text = answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code
@@ -123,7 +123,7 @@ def test_killed_while_it_starts_it_leaves_no_process(alone: Boostline, tmp_path:
         names = " ".join(" ".join(each.cmdline()) for each in ours)
         assert "prefect_child.py" in names and "multiprocessing" in names, names
         process.kill()
-    assert left(ours, within_s=20) == []
+    assert left(ours, within_s=80) == []
     assert running(tmp_path) is None  # though its file is still there
     assert (tmp_path / "services.json").exists()
 
@@ -135,7 +135,7 @@ def test_killed_it_leaves_no_process(alone: Boostline) -> None:
     for part in ("prefect_child.py", "mlflow server", "uvicorn", "worker start", "multiprocessing"):
         assert part in names, names
     assert up.end(signal.SIGKILL) == -signal.SIGKILL
-    assert left(up.processes(), within_s=20) == []
+    assert left(up.processes(), within_s=80) == []
     assert running(alone.home) is None
 
 
@@ -165,7 +165,7 @@ def test_every_service_answers_under_its_own_name_alone(up: Up) -> None:
         headers={"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"},
     )
     with pytest.raises(urllib.error.HTTPError, match="400"):
-        urllib.request.urlopen(preflight, timeout=10)
+        urllib.request.urlopen(preflight, timeout=40)
 
 
 def test_a_second_one_in_the_same_home_says_where_the_first_is(up: Up) -> None:
@@ -318,7 +318,7 @@ def test_with_postgresql_both_keep_all_of_it_there(
         engine.dispose()
         assert re.search(r" finished .* pg/1 ", boostline_alone("runs").stdout)
         assert up.end(signal.SIGTERM) == 0
-        assert left(up.processes(), within_s=3) == []
+        assert left(up.processes(), within_s=15) == []
     finally:
         up.process.kill()
         up.process.communicate()
@@ -339,13 +339,13 @@ def test_ctrl_c_ends_a_deployed_run_too_and_leaves_no_process(up: Up) -> None:
         f"{services.prefect}/deployments/{made['id']}/create_flow_run",
         {"state": {"type": "SCHEDULED"}},
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while "Running   MLflow run" not in (status := boostline("status").stdout):
         assert time.monotonic() < deadline, status
     assert len([each for each in up.processes() if "prefect" in " ".join(each.cmdline())]) > 3
     assert up.end(signal.SIGINT) == 0
     assert up.output.endswith("Stopped.\n") and "! 1 run under way in this home" in up.output
-    assert left(up.processes(), within_s=3) == []
+    assert left(up.processes(), within_s=15) == []
     assert not (boostline.home / "services.json").exists()
     # killed by its own word; one that had no time for it is told as crashed, not as running
     shown = boostline("show", "last").stdout

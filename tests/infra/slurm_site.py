@@ -77,7 +77,7 @@ def slurm(folder: Path) -> Iterator[dict[str, str]]:
             process.terminate()
         for process in reversed(started):
             try:
-                process.wait(timeout=15)
+                process.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -91,13 +91,13 @@ def squeue(environment: dict[str, str]) -> list[str]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=20,
+        timeout=80,
     )
     return [state for state in asked.stdout.split() if state != "COMPLETING"]
 
 
 def _wait_until_idle(environment: dict[str, str], folder: Path) -> None:
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while time.monotonic() < until:
         asked = subprocess.run(
             ["sinfo", "--noheader", "--format", "%T"],
@@ -105,7 +105,7 @@ def _wait_until_idle(environment: dict[str, str], folder: Path) -> None:
             capture_output=True,
             text=True,
             check=False,
-            timeout=20,
+            timeout=80,
         )
         if asked.stdout.strip() == "idle":
             return

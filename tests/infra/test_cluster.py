@@ -37,7 +37,7 @@ if __name__ == "__main__":
         for pid in client.run(os.getpid).values():
             os.kill(pid, signal.SIGKILL)
         lost.exception()
-        client.wait_for_workers(2, timeout=30)
+        client.wait_for_workers(2, timeout=120)
 """
 
 
@@ -89,7 +89,7 @@ def test_a_local_cluster_from_open_to_closed(
         send_user_folder(client, tmp_path)
         for path in client.run(worker_path).values():
             assert path.index(str(tmp_path)) == len(path) - 1
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 40
         while not all(client.run(has_imported, "colorsys").values()):
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -102,7 +102,7 @@ def test_a_local_cluster_from_open_to_closed(
         client.submit(time.sleep, 60, pure=False)
         time.sleep(0.2)
         closing = time.monotonic()
-    assert time.monotonic() - closing < 4
+    assert time.monotonic() - closing < 20
     assert cluster_processes() == before
     assert os.environ["OMP_NUM_THREADS"] == "7"
     assert "MINE" not in os.environ
@@ -117,8 +117,8 @@ def test_a_lost_worker_fails_its_task_and_its_successor_knows_the_folder(tmp_pat
         time.sleep(0.3)
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(KilledWorker):
-            lost.result(timeout=10)
-        deadline = time.monotonic() + 30
+            lost.result(timeout=40)
+        deadline = time.monotonic() + 120
         while list(client.run(os.getpid).values()) in ([], [pid]):
             assert time.monotonic() < deadline
             time.sleep(0.1)
@@ -139,13 +139,13 @@ def test_a_worker_that_is_lost_twice_comes_back_twice() -> None:
         while scheduler.workers:
             time.sleep(0.01)
         lost = time.monotonic()
-        client.wait_for_workers(1, timeout=30)
+        client.wait_for_workers(1, timeout=120)
         (second,) = client.run(os.getpid).values()
         time.sleep(max(0.0, lost + after_s - 0.3 - time.monotonic()))
         os.kill(second, signal.SIGKILL)
         while scheduler.workers:
             time.sleep(0.01)
-        client.wait_for_workers(1, timeout=30)
+        client.wait_for_workers(1, timeout=120)
         assert set(client.run(os.getpid).values()).isdisjoint({first, second})
 
 
@@ -157,7 +157,7 @@ def test_nothing_reaches_the_terminal(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=240,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -181,12 +181,12 @@ def test_workers_end_with_a_killed_driver(tmp_path: Path) -> None:
         stderr=subprocess.DEVNULL,
         text=True,
         check=False,
-        timeout=60,
+        timeout=240,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
     pids = [int(word) for word in done.stdout.split()]
     assert done.returncode == -signal.SIGKILL and len(pids) == 2
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 40
     while any(psutil.pid_exists(pid) for pid in pids):
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -199,7 +199,7 @@ def test_a_worker_that_is_lost_while_it_starts_is_started_anew(
     hits: list[int] = []
 
     def strike() -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while not hits and time.monotonic() < deadline:
             for pid in cluster_processes():
                 with suppress(psutil.NoSuchProcess, ProcessLookupError):
@@ -223,9 +223,9 @@ def test_a_running_scheduler_is_used_and_left_running() -> None:
     with open_cluster(workers=1, threads=1) as owner:
         address = owner.scheduler_info()["address"]
         with open_cluster(kind="address", address=address) as client:
-            assert client.submit(sum, [1, 2]).result(timeout=10) == 3
+            assert client.submit(sum, [1, 2]).result(timeout=40) == 3
             found = cast(dict[str, Any], client.get_versions(packages=["xgboost", "numpy"]))
-        assert owner.submit(sum, [2, 3]).result(timeout=10) == 5
+        assert owner.submit(sum, [2, 3]).result(timeout=40) == 5
     assert different_versions(found) == []
     (worker,) = found["workers"]
     found["workers"][worker]["packages"]["xgboost"] = "0.1"
@@ -279,7 +279,7 @@ def test_a_scheduler_without_workers_is_named() -> None:
     with open_cluster(workers=1, threads=1) as owner:
         address = owner.scheduler_info()["address"]
         cast(LocalCluster, owner.cluster).scale(0)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 40
         while owner.scheduler_info()["workers"]:
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -299,11 +299,11 @@ def test_it_grows_for_a_training_and_gives_idle_workers_back(
             assert len(client.nthreads()) == 2
             time.sleep(5)  # idle for longer than its patience, and nobody is sent away
             assert len(client.nthreads()) == 2
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 80
         while len(client.nthreads()) == 2:
             assert time.monotonic() < deadline
             time.sleep(0.2)
-        assert client.submit(sum, [1, 2], pure=False).result(timeout=20) == 3
+        assert client.submit(sum, [1, 2], pure=False).result(timeout=80) == 3
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

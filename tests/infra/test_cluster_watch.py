@@ -14,17 +14,17 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_frozen_worker_is_replaced() -> None:
-    with open_cluster(workers=2, threads=1, worker_ttl_s=2) as client:
+    with open_cluster(workers=2, threads=1, worker_ttl_s=5) as client:
         before = client.run(os.getpid)
         frozen, other = before.values()
         os.kill(frozen, signal.SIGSTOP)
         began = time.monotonic()
         while set(client.scheduler_info()["workers"]) & set(before) == set(before):
-            assert time.monotonic() - began < 15
+            assert time.monotonic() - began < 60
             time.sleep(0.05)
         # a nanny gives its worker 4 s to end by itself
-        assert 1.5 < time.monotonic() - began < 10
-        client.wait_for_workers(2, timeout=30)
+        assert 4 < time.monotonic() - began < 40
+        client.wait_for_workers(2, timeout=120)
         assert other in client.run(os.getpid).values()
 
 
@@ -54,4 +54,4 @@ def _wait_in_vain(owner: Client, address: str) -> None:
     with open_cluster(kind="address", address=address, start_timeout_s=2) as client:
         cast(LocalCluster, owner.cluster).scale(0)
         time.sleep(1)
-        client.submit(sum, [1, 2], pure=False).result(timeout=30)
+        client.submit(sum, [1, 2], pure=False).result(timeout=120)

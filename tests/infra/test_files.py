@@ -115,22 +115,22 @@ def linter(name: str) -> str:
 def test_the_linters_have_nothing_to_say() -> None:
     scripts = [str(path) for path in INFRA.glob("*.sh")]
     assert len(scripts) == 2
-    subprocess.run([linter("shellcheck"), *scripts], check=True, timeout=60)
+    subprocess.run([linter("shellcheck"), *scripts], check=True, timeout=240)
 
 
 def test_the_containerfile() -> None:
-    subprocess.run([linter("hadolint"), str(INFRA / "Containerfile")], check=True, timeout=60)
+    subprocess.run([linter("hadolint"), str(INFRA / "Containerfile")], check=True, timeout=240)
 
 
 def test_certificates_that_dask_takes(tmp_path: Path) -> None:
     if not shutil.which("openssl"):
         pytest.skip("openssl is not installed")
     make = [str(INFRA / "certificates.sh"), str(tmp_path / "tls"), "2"]
-    subprocess.run(make, check=True, capture_output=True, timeout=60)
+    subprocess.run(make, check=True, capture_output=True, timeout=240)
     folder = tmp_path / "tls"
     assert {path.name for path in folder.iterdir()} == {"ca.crt", "tls.crt", "tls.key"}
     assert (folder / "tls.key").stat().st_mode & 0o077 == 0
     verify = ["openssl", "verify", "-x509_strict", "-CAfile", "ca.crt", "tls.crt"]
-    subprocess.run(verify, cwd=folder, check=True, capture_output=True, timeout=60)
-    again = subprocess.run(make, capture_output=True, text=True, check=False, timeout=60)
+    subprocess.run(verify, cwd=folder, check=True, capture_output=True, timeout=240)
+    again = subprocess.run(make, capture_output=True, text=True, check=False, timeout=240)
     assert again.returncode == 1 and "is there already" in again.stderr

@@ -160,7 +160,7 @@ def test_kubernetes_that_does_not_answer_is_one_message(
         )
         with pytest.raises(ClusterError, match=message), opened(tmp_path):
             pass
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 30
 
 
 def opened(folder: Path) -> Any:

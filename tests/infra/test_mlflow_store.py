@@ -78,7 +78,7 @@ def first_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str
         )
         for _ in range(4)
     ]
-    outputs = [run.communicate(timeout=120)[0] for run in runs]
+    outputs = [run.communicate(timeout=480)[0] for run in runs]
     return folder, outputs, [run.returncode for run in runs]
 
 
@@ -146,7 +146,7 @@ def test_who_was_killed_while_making_a_store_is_not_in_the_way(
         [sys.executable, "-c", FIRST_RUN, str(tmp_path)], env=environment, cwd=tmp_path
     )
     part = tmp_path / "mlflow.db.part"
-    until = time.monotonic() + 60
+    until = time.monotonic() + 240
     while not part.exists():
         assert first.poll() is None and time.monotonic() < until
         time.sleep(0.01)

@@ -91,7 +91,7 @@ def ask(server: EmbeddedPrefect, path: str, body: dict[str, Any]) -> Any:
         data=json.dumps(body).encode(),
         headers={"Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=40) as answer:
         return json.load(answer)
 
 
@@ -117,7 +117,7 @@ def test_all_that_start_at_once_come_up_and_stopping_leaves_no_process(
     for server in servers[1:]:
         server.stop()
         server.stop()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
     assert not any(psutil.pid_exists(pid) for pid in pids if pid is not None)
     assert servers[0].wait() == servers[0].api_url
 
@@ -131,14 +131,14 @@ def test_a_flow_runs_quietly_and_its_logs_reach_the_api(
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=240,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     logs = {log["message"] for log in ask(server, "logs/filter", {})}
     assert {"the task says hello", "the flow says hello"} <= logs
     assert [run["state_type"] for run in ask(server, "flow_runs/filter", {})] == ["COMPLETED"]
     # Task runs are recorded from events, a moment later.
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 40
     while [run["state_type"] for run in ask(server, "task_runs/filter", {})] != ["COMPLETED"]:
         assert time.monotonic() < deadline
         time.sleep(0.2)
@@ -154,7 +154,7 @@ def test_verbose_keeps_prefect_s_own_logging(server: EmbeddedPrefect) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=240,
     )
     assert done.returncode == 0
     assert "the flow says hello" in done.stderr
@@ -167,7 +167,7 @@ def test_it_listens_on_loopback_only_and_serves_its_pages(server: EmbeddedPrefec
     ]
     assert listening == ["127.0.0.1"]
     root = server.api_url.removesuffix("/api")
-    with urllib.request.urlopen(f"{root}/ui-settings", timeout=10) as answer:
+    with urllib.request.urlopen(f"{root}/ui-settings", timeout=40) as answer:
         assert json.load(answer)["api_url"] == server.api_url
 
 
@@ -181,7 +181,7 @@ def test_a_parent_killed_takes_the_server_along(server: EmbeddedPrefect, home: P
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
     parent.stdout.close()
-    assert ended(pid, within_s=8)
+    assert ended(pid, within_s=40)
 
 
 def test_a_server_that_dies_shows_the_end_of_its_log(tmp_path: Path) -> None:

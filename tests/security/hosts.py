@@ -72,7 +72,7 @@ class Host:
             cwd=cwd,
             capture_output=True,
             text=True,
-            timeout=150,
+            timeout=600,
             check=False,
         )
 
@@ -85,7 +85,7 @@ class Host:
         return int(done.stdout or 0)
 
     def wait_for(self, url: str, log: Path) -> None:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 360
         while not self.status_of(url):
             assert time.monotonic() < deadline, log.read_text()
             assert all(process.poll() is None for process in self.processes), log.read_text()

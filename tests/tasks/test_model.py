@@ -150,7 +150,7 @@ def test_the_model_belongs_to_its_run(
 def test_nothing_in_the_artifact_is_pickled(scorer_folder: Path, frame, tmp_path: Path) -> None:
     started = time.monotonic()
     save_model(tmp_path / "model", scorer_folder, input_example=frame.head(4))
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
     files = {str(p.relative_to(tmp_path / "model")) for p in tmp_path.rglob("*") if p.is_file()}
     assert files == {
         "MLmodel",
@@ -208,7 +208,7 @@ def test_it_loads_without_this_project_dask_prefect_and_pickle(
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert loaded.returncode == 0, loaded.stderr
@@ -281,7 +281,7 @@ def served(store: MlflowClient, logged: tuple[str, ModelInfo], tmp_path: Path) -
             start_new_session=True,
         )
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while True:
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=2).close()
@@ -293,12 +293,12 @@ def served(store: MlflowClient, logged: tuple[str, ModelInfo], tmp_path: Path) -
         yield f"http://127.0.0.1:{port}/invocations"
     finally:
         os.killpg(server.pid, signal.SIGTERM)
-        server.wait(10)
+        server.wait(40)
 
 
 def asked(url: str, body: bytes) -> list[float]:
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=20) as answer:
+    with urllib.request.urlopen(request, timeout=80) as answer:
         return json.load(answer)["predictions"]
 
 

@@ -41,7 +41,7 @@ def test_progress_moves_and_ends(prefect_server: Any, flow_run: str) -> None:
     progress = TrainingProgress(pages, "houses", "http://127.0.0.1:8787/status")
     progress.hear(Progress("ingest", 5, 5))
     progress.hear(Progress("train", 0, 400, "rounds"))
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 80
     while not (found := artifacts(prefect_server, flow_run)):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -71,7 +71,7 @@ def test_a_server_that_is_away_holds_nobody_up(prefect_server: Any, flow_run: st
         for share in range(1000):
             pages.put(Page("houses-progress", "progress", share / 10, "under way"))
         pages.put(Page("houses-metrics", "table", [{"metric": "R²"}], "two pages"))
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 5
         time.sleep(1)
     finally:
         os.kill(prefect_server.pid, signal.SIGCONT)
@@ -89,4 +89,4 @@ def test_what_was_not_taken_is_named(flow_run: str) -> None:
     pages.put(Page("houses-report", "markdown", "**R²**", "nobody takes it"))
     began = time.monotonic()
     assert pages.close(1) == ["houses-report"]
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10

@@ -139,7 +139,7 @@ class Site:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=240,
         )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1]) if done.stdout else None
@@ -174,7 +174,7 @@ def _postgres(site: Site) -> ExitStack:
     stack.callback(shutil.rmtree, home, ignore_errors=True)
     as_postgres = ["runuser", "-u", "postgres", "--"]
     initdb = [str(binaries), "-D", str(home / "data"), "--no-sync", "--auth=trust"]
-    subprocess.run([*as_postgres, *initdb], check=True, capture_output=True, cwd=home, timeout=60)
+    subprocess.run([*as_postgres, *initdb], check=True, capture_output=True, cwd=home, timeout=240)
     with (home / "data" / "pg_hba.conf").open("a") as rules:
         rules.write("host all all samenet trust\n")
     host, address = site.services_host, site.services_host.address
@@ -188,7 +188,7 @@ def _postgres(site: Site) -> ExitStack:
     )
     for name in ("prefect", "mlflow"):
         created = 1
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while created:
             command = [*as_postgres, str(binaries.with_name("createdb")), "-h", str(home), name]
             created = subprocess.run(command, capture_output=True, cwd=home, check=False).returncode
