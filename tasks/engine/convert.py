@@ -27,14 +27,15 @@ from tasks.engine.schema import EXACT, Conflict, columns_of, rounded, unify
 from tasks.engine.sources import Source, current, partition_note
 from tasks.engine.workers import Outcome, each
 
-_VERSION = 2
+_VERSION = 3
 _FOLDER = "converted"
 
 
 class Converted(Frozen):
     """One source file's Parquet file: kept beside it, and trusted only while both are whole.
 
-    `wide` are the columns with integers beyond 2^53. `opened_bytes` is 0 for what was not packed.
+    `source_digest` is of the source's bytes, "" for what is not stored; the file's own digest says
+    also how they were read. `wide` are the columns with integers beyond 2^53. `opened_bytes` is 0 for what was not packed.
     `is_ended` is False for a text whose last line has no end. `footer` is the digest of the
     Parquet file's footer, which no checksum of a page covers.
     """
@@ -42,6 +43,7 @@ class Converted(Frozen):
     file: File
     footer: str
     columns: tuple[Column, ...]
+    source_digest: str = ""
     wide: tuple[str, ...] = ()
     evidence: tuple[Evidence, ...] = ()
     opened_bytes: int = 0
@@ -114,7 +116,7 @@ def convert_file(file: SourceFile, kind: str, config: DataConfig, home: Home) ->
     known = home.load(Converted, _FOLDER, key, "record.json")
     if known and file.modified and _is_whole(known, home, key):
         is_checked = config.verify and FORMATS[kind].is_stored
-        if not is_checked or _digest(file, config) == known.file.digest:
+        if not is_checked or _digest(file, config) == known.source_digest:
             return known.model_copy(update={"file": _placed(known.file, file, home, key)})
     with (
         writing(home.path(_FOLDER)),
@@ -131,6 +133,8 @@ def convert_file(file: SourceFile, kind: str, config: DataConfig, home: Home) ->
             raise
         if FORMATS[kind].is_stored:
             record = _checked(file, source, record)
+            read_as = digest_of(_VERSION, kind, record.source_digest, *_options(kind, config))
+            record = _with_digest(record, read_as)
         else:
             record = _with_digest(record, _file_digest(path))
         if not file.modified:  # only the content tells whether it changed
@@ -142,14 +146,19 @@ def convert_file(file: SourceFile, kind: str, config: DataConfig, home: Home) ->
 
 def _key(file: SourceFile, kind: str, config: DataConfig) -> str:
     """What a conversion depends on: the file as it is and how it is read and written."""
-    options = {
+    place = (file.uri, file.size, file.modified)
+    options = _options(kind, config)
+    return digest_of("convert", _VERSION, kind, *place, config.row_group_rows, *options)
+
+
+def _options(kind: str, config: DataConfig) -> tuple[Any, ...]:
+    """What of the configuration says which values a source of that kind holds."""
+    return {
         "csv": (config.separator, config.encoding, config.missing_values),
         "tsv": (config.separator, config.encoding, config.missing_values),
         "json": (config.encoding,),
         "sql": (config.query, config.table),
     }.get(kind, ())
-    place = (file.uri, file.size, file.modified)
-    return digest_of("convert", _VERSION, kind, *place, config.row_group_rows, *options)
 
 
 def _is_whole(record: Converted, home: Home, key: str) -> bool:
@@ -205,11 +214,15 @@ def _file_digest(path: str) -> str:
 
 
 def _checked(file: SourceFile, source: Input, record: Converted) -> Converted:
-    """The record with the source's digest. Raises UserError if the source changed meanwhile."""
+    """The record with facts of the source. Raises UserError if the source changed meanwhile."""
     _check_unchanged(file)
     ended = not source.tail or source.tail.endswith((b"\n", b"\r"))
-    facts = {"opened_bytes": source.opened_bytes, "is_ended": ended}
-    return _with_digest(record, source.digest).model_copy(update=facts)
+    facts = {
+        "source_digest": source.digest,
+        "opened_bytes": source.opened_bytes,
+        "is_ended": ended,
+    }
+    return record.model_copy(update=facts)
 
 
 def _check_unchanged(file: SourceFile) -> None:

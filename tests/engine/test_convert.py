@@ -204,6 +204,27 @@ def test_a_conversion_is_reused_while_the_file_is_the_same(tmp_path: Path, home:
     assert len(converted(tmp_path)) == 3
 
 
+@pytest.mark.parametrize(
+    ("content", "options"),
+    [
+        (b"a,b\n1,-1\n2,3\n", {"missing_values": ("", "-1")}),
+        (b"a,b;c\n1,2;3\n", {"separator": ";"}),
+        (b"a,\xc3\xa9\n1,2\n", {"encoding": "cp1252"}),
+    ],
+    ids=["missing values", "separator", "encoding"],
+)
+def test_one_file_read_in_two_ways_is_two_datasets(
+    content: bytes, options: dict[str, Any], tmp_path: Path, home: Home
+) -> None:
+    file = tmp_path / "t.csv"
+    file.write_bytes(content)
+    usual, other = ingested(file, home), ingested(file, home, **options)
+    assert (usual.columns, rows(usual)) != (other.columns, rows(other))
+    assert usual.digest != other.digest
+    elsewhere = Home(str(tmp_path / "another"))
+    assert ingested(file, elsewhere, **options).digest == other.digest
+
+
 @pytest.mark.parametrize("damage", ["shorter", "footer", "gone", "record"])
 def test_a_damaged_conversion_is_made_again(damage: str, tmp_path: Path, home: Home) -> None:
     file = tmp_path / "t.csv"
@@ -231,6 +252,9 @@ def test_verify_reads_the_source_again(tmp_path: Path, home: Home) -> None:
     file.write_bytes(b"a,b\n1,2\n")
     status = file.stat()
     first = ingested(file, home)
+    written = converted(tmp_path)[0].stat().st_mtime_ns
+    assert ingested(file, home, verify=True) == first
+    assert converted(tmp_path)[0].stat().st_mtime_ns == written
     file.write_bytes(b"a,b\n1,3\n")  # of the same size, and the same time
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert ingested(file, home).digest == first.digest
