@@ -96,14 +96,13 @@ def _read(
 
 
 def _file_digests(dataset: Dataset, read: Mapping[str, PassSummary]) -> dict[str, str]:
-    """One digest for a file from those of its row groups, in their order, and its schema."""
-    schema = [(column.name, column.arrow) for column in dataset.columns]
+    """One digest for a file from its own columns and those of its row groups, in their order."""
 
-    def digest(parts: Sequence[str]) -> str:
-        return blake2b(repr((schema, list(parts))).encode(), digest_size=16).hexdigest()
+    def digest(file: File, parts: Sequence[str]) -> str:
+        return blake2b(repr((file.layout, list(parts))).encode(), digest_size=16).hexdigest()
 
     return {
-        file.uri: digest(read[file.path].digests if file.path in read else ())
+        file.uri: digest(file, read[file.path].digests if file.path in read else ())
         for file in dataset.files
         if file.digest is None
     }

@@ -145,6 +145,19 @@ def test_nothing_is_read_twice(tmp_path: Path) -> None:
     assert calls == []
 
 
+def test_a_file_of_which_only_the_names_were_corrected_is_read_anew(tmp_path: Path) -> None:
+    frames = {f"{i}.parquet": table(seed=i)[["plain", "y"]] for i in range(2)}
+    frames = {name: frame.assign(twice=2 * frame["plain"]) for name, frame in frames.items()}
+    swapped = frames["1.parquet"].rename(columns={"plain": "twice", "twice": "plain"})
+    before, wrong, home, _ = profiled(tmp_path, frames | {"1.parquet": swapped})
+    write(tmp_path / "data", frames)
+    corrected, config = dataset_of(tmp_path / "data", home)
+    dataset, profile = take_profile(None, corrected, plan_of(config, corrected), config, home)
+    assert dataset.files[0].digest == before.files[0].digest
+    assert dataset.digest != before.digest
+    assert profile.columns[0].mean != wrong.columns[0].mean
+
+
 def test_an_altered_profile_is_taken_anew(tmp_path: Path) -> None:
     _, profile, home, plan = profiled(tmp_path, {"a.parquet": table()})
     stored = next((tmp_path / "home" / "profiles").glob("*/profile.json"))
