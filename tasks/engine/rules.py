@@ -38,6 +38,10 @@ _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Div: operator.truediv,
     ast.Mod: operator.mod,
 }
+# ISO 8601: a day, and perhaps a time of it and its zone
+_DATE = re.compile(
+    r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?( ?(Z|[+-]\d{2}(:?\d{2})?))?)?$", re.ASCII
+)
 
 
 @dataclass(frozen=True)
@@ -190,21 +194,26 @@ class _Evaluation:
         return _Truth(known & outcome, known & ~outcome)
 
     def alike(self, values: Values, other: Values) -> Values:
-        """Texts that meet numbers are read as times: numbers are what times are stored as."""
+        """Texts that meet numbers are read as times: numbers are what times are stored as.
+
+        Only dates as ISO 8601 has them: pandas takes "2134" for a year, and "today" by the clock.
+        """
         if values.dtype != object or other.dtype == object:
             return values
-        texts = values[~pd.isna(values)]
+        seconds = {text: self.seconds(text) for text in dict.fromkeys(values[~pd.isna(values)])}
+        return np.array([seconds.get(value, np.nan) for value in values], dtype=np.float64)
+
+    def seconds(self, text: str) -> float:
         try:
-            seconds = {text: pd.Timestamp(text) for text in set(texts)}
+            if not _DATE.match(text):
+                raise ValueError
+            time = pd.Timestamp(text)
         except ValueError:
             raise UserError(
-                f"The rule {self.text!r} (data.rules) compares the text {texts[0]!r} with a number."
+                f"The rule {self.text!r} (data.rules) compares the text {text!r} with a number. A "
+                "date or a time is written as '2026-01-31' or '2026-01-31 09:30'."
             ) from None
-        zoned = {
-            text: (time if time.tzinfo else time.tz_localize("UTC")).timestamp()
-            for text, time in seconds.items()
-        }
-        return np.array([zoned.get(value, np.nan) for value in values], dtype=np.float64)
+        return float((time if time.tzinfo else time.tz_localize("UTC")).timestamp())
 
     def operand(self, node: ast.expr) -> Values:
         match node:

@@ -1,3 +1,5 @@
+import datetime as dt
+
 import numpy as np
 import pytest
 
@@ -70,9 +72,27 @@ def test_an_unknown_column_is_named_with_the_nearest() -> None:
     )
 
 
-def test_a_text_meets_a_number() -> None:
+@pytest.mark.parametrize("text", ["high", "2134", "today", "now", "5", "2024-01", "2024-02-30"])
+def test_a_text_meets_a_number(text: str) -> None:
     with pytest.raises(UserError) as refused:
-        parse_rule("low > 'high'", VALUES).broken({"low": VALUES["low"]})
+        parse_rule(f"low > '{text}'", VALUES).broken({"low": VALUES["low"]})
     assert str(refused.value) == (
-        "The rule \"low > 'high'\" (data.rules) compares the text 'high' with a number."
+        f"The rule \"low > '{text}'\" (data.rules) compares the text '{text}' with a number. A "
+        "date or a time is written as '2026-01-31' or '2026-01-31 09:30'."
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-01-31 09:30",
+        "2026-01-31T09:30:00",
+        "2026-01-31 10:30:00.000+01:00",
+        "2026-01-31T09:30Z",
+        "2026-01-31 08:30 -0100",
+    ],
+)
+def test_a_time_is_written_as_iso_8601_has_it(text: str) -> None:
+    at = dt.datetime(2026, 1, 31, 9, 30, tzinfo=dt.UTC).timestamp()
+    broken = parse_rule(f"sold == '{text}'", VALUES).broken({"sold": np.array([at, at + 1])})
+    assert broken.tolist() == [False, True]
