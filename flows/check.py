@@ -67,7 +67,7 @@ def check(config: Config, home: Home) -> CheckResult:
         )
     spec = spec_of(config, plan, profile, "cuda" if cluster.kind == "cuda" else device)
     store = checkpoints_of(home, training_key(spec, dataset, plan, profile))
-    start = store.latest(spec.n_estimators, spec.column_chunk)
+    start = spec.latest(store)
     return CheckResult(
         rows=dataset.rows,
         sides=profile.rows,

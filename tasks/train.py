@@ -92,7 +92,7 @@ def train_model(
     """
     spec = spec_of(config, plan, profile, device)
     store = checkpoints_of(home, training_key(spec, dataset, plan, profile))
-    start = store.latest(spec.n_estimators, spec.column_chunk)
+    start = spec.latest(store)
     reporter()(Progress("train", start.rounds if start else 0, spec.n_estimators, "rounds"))
     told = _Teller(spec, on_round, start.history if start else History())
     result = boost(client, spec, dataset, plan, profile, home, config.cluster, told)

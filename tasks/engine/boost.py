@@ -253,18 +253,18 @@ class _Progress(xgb.callback.TrainingCallback):
             self._on_round(done, round_metrics(self.spec, self.history, done))
             if done % self.spec.checkpoint_every == 0:
                 self._keep(raw_of(model))
-        return self.history.has_stopped(self.spec.early_stopping_rounds)
+        return self.spec.has_stopped(self.history)
 
     def finish(self) -> None:
         """A checkpoint of the last round, where its round had none."""
         last = self.last
-        stopped = self.history.has_stopped(self.spec.early_stopping_rounds)
+        stopped = self.spec.has_stopped(self.history)
         fresh = last is None or last.rounds != self.history.rounds or last.stopped != stopped
         if self.saves and fresh and self.raw is not None:
             self._keep(self.raw)
 
     def _keep(self, raw: bytes) -> None:
-        stopped = self.history.has_stopped(self.spec.early_stopping_rounds)
+        stopped = self.spec.has_stopped(self.history)
         self.last = Checkpoint(self.history.rounds, raw, self.history, stopped)
         self._save(self.last)
 

@@ -39,11 +39,19 @@ class History(Frozen):
             return self.rounds
         return self.valid_rmse.index(min(self.valid_rmse)) + 1
 
-    def has_stopped(self, patience: int | None) -> bool:
-        """Whether the last `patience` rounds brought no better valid RMSE."""
+    def first(self, rounds: int) -> "History":
+        return History(train_rmse=self.train_rmse[:rounds], valid_rmse=self.valid_rmse[:rounds])
+
+    def stops_at(self, patience: int | None) -> int | None:
+        """The first number of rounds whose last `patience` brought no better valid RMSE."""
         if patience is None or not self.valid_rmse:
-            return False
-        return self.rounds - self.best_rounds() >= patience
+            return None
+        rmse = np.array(self.valid_rmse)
+        numbers = np.arange(1, len(rmse) + 1)
+        is_better = np.append(True, rmse[1:] < np.minimum.accumulate(rmse)[:-1])
+        best = np.maximum.accumulate(np.where(is_better, numbers, 0))
+        stops = np.flatnonzero(numbers - best >= patience)
+        return int(numbers[stops[0]]) if len(stops) else None
 
 
 class Manifest(Frozen):
@@ -59,7 +67,10 @@ class Manifest(Frozen):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A booster after `rounds` rounds as UBJSON; `stopped` says that early stopping ended it."""
+    """A booster after `rounds` rounds as UBJSON; `stopped` says that early stopping ended it.
+
+    Of one that went on with more patience than asked for now, `raw` holds more rounds.
+    """
 
     rounds: int
     raw: bytes

@@ -35,9 +35,9 @@ class Converted(Frozen):
     """One source file's Parquet file: kept beside it, and trusted only while both are whole.
 
     `source_digest` is of the source's bytes, "" for what is not stored; the file's own digest says
-    also how they were read. `wide` are the columns with integers beyond 2^53. `opened_bytes` is 0 for what was not packed.
-    `is_ended` is False for a text whose last line has no end. `footer` is the digest of the
-    Parquet file's footer, which no checksum of a page covers.
+    also how they were read. `wide` are the columns with integers beyond 2^53. `opened_bytes` is 0
+    for what was not packed. `is_ended` is False for a text whose last line has no end. `footer` is
+    the digest of the Parquet file's footer, which no checksum of a page covers.
     """
 
     file: File

@@ -110,7 +110,7 @@ def train(
     began = time.monotonic()
     options = options or GroupOptions()
     work = _Work(client, spec, tuple(row_groups), make_batches, sample, store, options)
-    start = store.latest(spec.n_estimators, spec.column_chunk)
+    start = spec.latest(store)
     resumed_from = start.rounds if start else 0
     if start is not None and spec.is_complete(start.history):
         return _result(spec, start, resumed_from, 0, began, 0, spec.device)
@@ -146,7 +146,7 @@ def _run_groups(work: _Work, start: Checkpoint | None, told: Rounds) -> _Done:
             false_starts += not lost.workers
             told.on_event(Event("lost", told.last, {}, lost.workers, lost.note))
             _check_losses(recoveries, false_starts, lost, work.options)
-            before, start = start, work.store.latest(work.spec.n_estimators, work.spec.column_chunk)
+            before, start = start, work.spec.latest(work.store)
             if start is not None and work.spec.is_complete(start.history):
                 return _Done(start, recoveries, len(workers), work.spec.device)
             got_on = start is not None and (before is None or start.rounds > before.rounds)

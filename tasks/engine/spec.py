@@ -1,9 +1,10 @@
 """What is trained, but for the rows: a value that goes to every worker of a group."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
-from tasks.engine.checkpoints import History
+from tasks.engine.checkpoints import Checkpoint, CheckpointStore, History
 from tasks.engine.dataset import Frozen
 from tasks.engine.frames import Device
 
@@ -57,6 +58,19 @@ class BoostSpec(Frozen):
         return self.max_weight is not None or self.subsample < 1 or heavy
 
     def is_complete(self, history: History) -> bool:
-        return history.rounds >= self.n_estimators or history.has_stopped(
-            self.early_stopping_rounds
-        )
+        return history.rounds >= self.n_estimators or self.has_stopped(history)
+
+    def has_stopped(self, history: History) -> bool:
+        return history.stops_at(self.early_stopping_rounds) is not None
+
+    def latest(self, store: CheckpointStore) -> Checkpoint | None:
+        """The newest checkpoint to go on from, with its history up to where this one stops.
+
+        The store may hold rounds that came of more patience. Rounds are the same in both: the
+        model is then cut off where a training from nothing would have stopped.
+        """
+        found = store.latest(self.n_estimators, self.column_chunk)
+        end = found.history.stops_at(self.early_stopping_rounds) if found else None
+        if found is None or end is None:
+            return found
+        return replace(found, rounds=end, history=found.history.first(end), stopped=True)

@@ -299,6 +299,25 @@ def test_the_tracker_is_killed(dask_client: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("patience", [(12, 4), (4, 12)])
+def test_another_patience_gives_the_model_of_a_fresh_home(
+    patience: tuple[int, int], dask_client: Any, tmp_path: Path
+) -> None:
+    overfits = {**TREES, "max_depth": 8, "learning_rate": 0.6}
+
+    def of(patience: int, folder: str) -> TrainResult:
+        spec = made.spec(params=overfits, n_estimators=60, early_stopping_rounds=patience)
+        return run(dask_client, tmp_path / folder, [], spec=spec)
+
+    before, after = of(patience[0], "used"), of(patience[1], "used")
+    fresh = of(patience[1], "fresh")
+    assert (after.model_sha256, after.history) == (fresh.model_sha256, fresh.history)
+    assert (after.rounds, after.best_rounds) == (fresh.rounds, fresh.best_rounds)
+    assert before.rounds != after.rounds == after.best_rounds + patience[1]
+    assert after.resumed_from_round == min(before.rounds, after.rounds)
+
+
+@pytest.mark.slow
 def test_a_frozen_worker(dask_client: Any, tmp_path: Path) -> None:
     wait_for_workers(dask_client)
     events: list[Event] = []

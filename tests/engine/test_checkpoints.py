@@ -88,5 +88,8 @@ def test_on_a_file_system_that_cannot_rename() -> None:
 def test_history_knows_its_best_round() -> None:
     history = History(train_rmse=(4, 3, 2, 1), valid_rmse=(4, 3, 3, 5))
     assert history.best_rounds() == 2
-    assert history.has_stopped(2) and not history.has_stopped(3) and not history.has_stopped(None)
+    assert (history.stops_at(2), history.stops_at(3), history.stops_at(None)) == (4, None, None)
+    later = History(train_rmse=(1,) * 7, valid_rmse=(4, 3, 3, 5, 2, 2, 2))
+    assert (later.stops_at(1), later.stops_at(2), later.stops_at(3)) == (3, 4, None)
+    assert later.first(4) == History(train_rmse=(1,) * 4, valid_rmse=(4, 3, 3, 5))
     assert History(train_rmse=(4, 3)).best_rounds() == 2
