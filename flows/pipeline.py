@@ -3,14 +3,14 @@
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-from prefect import flow
+from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 
 from flows.catching_up import give_way_to_newer
@@ -36,7 +36,7 @@ from tasks.engine.summary import Seconds, Summary
 from tasks.evaluate import evaluate_model
 from tasks.history import Kept, keep_outcome
 from tasks.ingest import ingest_table
-from tasks.ledger import RunFolder, State, under_way
+from tasks.ledger import OtherTableError, RunFolder, State, under_way
 from tasks.normalize import fit_scaler
 from tasks.pages import Pages, pages_of
 from tasks.record import (
@@ -126,12 +126,22 @@ def train_flow(config: Config, home: str | None = None, date: date | None = None
     check_by_reference(config.data.source)
     give_way_to_newer()
     config = dated(config, _day(config, date))
-    clock, place = Clock(), Home.at(home)
+    place = Home.at(home)
     config = in_place(config, place)
     cluster, choice = chosen(config.cluster)
     config = config.model_copy(update={"cluster": cluster})
+    with cancelling(str(flow_run.id)):
+        try:
+            return _trained(config, place, choice)
+        except OtherTableError as changed:
+            get_run_logger().info("%s", changed)
+            return _trained(config, place, choice)
+
+
+def _trained(config: Config, place: Home, choice: Sequence[str]) -> Outcome:
+    """Raises OtherTableError where it would go on in the recording of another table's model."""
+    clock = Clock()
     with (
-        cancelling(str(flow_run.id)),
         recording(config, place) as (recorder, folder),
         cluster_of(config.cluster, place, referred(config.data.source)) as client,
         telemetry(client, device := device_of(client, config.cluster), recorder.metrics),
@@ -144,6 +154,7 @@ def train_flow(config: Config, home: str | None = None, date: date | None = None
             dataset, plan = ingest_table(config, place, client)
         with clock.step("normalize"):
             dataset, profile = fit_scaler(config, dataset, plan, place, client, device)
+        folder.settle(profile.dataset_digest)
         describe_data(recorder, dataset, plan, profile)
         with clock.step("train"), at_full_size(client):
             trained = train_model(

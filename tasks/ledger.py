@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import IO, Literal, TypeVar
 
@@ -31,13 +32,15 @@ FINDINGS = "findings.json"
 class Entry(Frozen):
     """A run as its folder has it. `key` says which runs would do the same work.
 
-    `recorded` is False while something is spooled that MLflow has not taken. `pid` is that of the
-    flow's process, `started` UTC in ISO 8601.
+    `dataset` is the digest of its table, "" before that is known. `recorded` is False while
+    something is spooled that MLflow has not taken. `pid` is that of the flow's process, `started`
+    UTC in ISO 8601.
     """
 
     name: str
     key: str
     flow_run_id: str
+    dataset: str = ""
     pid: int = 0
     tracking_uri: str = ""
     mlflow_run_id: str | None = None
@@ -45,6 +48,10 @@ class Entry(Frozen):
     recorded: bool = False
     cause: str = ""
     started: str = ""
+
+
+class OtherTableError(Exception):
+    """The table has changed since the run began that this one was to go on in."""
 
 
 class RunFolder:
@@ -63,6 +70,20 @@ class RunFolder:
         """Changes fields of the entry, on disk too."""
         self.entry = self.entry.model_copy(update=values)
         Home(str(self.path)).save(self.entry, ENTRY)
+
+    def settle(self, dataset: str) -> None:
+        """Notes the digest of the run's table.
+
+        Raises:
+            OtherTableError: it was another, so nobody goes on in this folder any more.
+        """
+        if self.entry.dataset not in ("", dataset):
+            self.update(key="")
+            raise OtherTableError(
+                "The table has changed since this run's process died: what it trained on the old "
+                "one is recorded on its own."
+            )
+        self.update(dataset=dataset)
 
     def keep(self, name: str, value: BaseModel) -> None:
         Home(str(self.path)).save(value, name)
@@ -150,8 +171,8 @@ def under_way(home: Home, flow_run_id: str, key: str) -> Iterator[RunFolder]:
 
 def _earlier(home: Home, flow_run_id: str, key: str) -> RunFolder | None:
     for entry in entries(home):
-        died = entry.key == key and entry.state in ("running", "crashed")
-        if not died and entry.flow_run_id != flow_run_id:
+        died = entry.state in ("running", "crashed")
+        if entry.key != key or not (died or entry.flow_run_id == flow_run_id):
             continue
         folder = held(home, entry)
         if folder is None:
@@ -163,11 +184,12 @@ def _earlier(home: Home, flow_run_id: str, key: str) -> RunFolder | None:
 
 
 def _new(home: Home, flow_run_id: str, key: str) -> RunFolder:
-    path = home.local / "runs" / flow_run_id
-    path.mkdir(parents=True, exist_ok=True)
+    names = (f"{flow_run_id}-{number}" if number else flow_run_id for number in count())
+    path = next(path for name in names if not (path := home.local / "runs" / name).exists())
+    path.mkdir(parents=True)
     lock = (path / LOCK).open("ab")
     fcntl.flock(lock, fcntl.LOCK_EX)
     started = datetime.now(UTC).isoformat(timespec="seconds")
     return RunFolder(
-        path, Entry(name=flow_run_id, key=key, flow_run_id=flow_run_id, started=started), lock
+        path, Entry(name=path.name, key=key, flow_run_id=flow_run_id, started=started), lock
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pandas as pd
 import psutil
 import pytest
 from mlflow import MlflowClient
@@ -170,6 +171,41 @@ def test_a_killed_run_goes_on_from_its_checkpoint(
     assert (entry.state, entry.flow_run_id) == ("finished", again.flow_run_id)
     assert read_flow_run(prefect_server, again.flow_run_id)["state_type"] == "COMPLETED"
     assert read_flow_run(prefect_server, killed)["state_type"] == "CRASHED"
+
+
+@pytest.mark.long
+def test_what_a_killed_run_did_with_another_table_is_not_recorded_as_this_ones(
+    boostline: Boostline, shared_data: Path, prefect_server: Any
+) -> None:
+    table = pd.read_csv(shared_data / "housing.csv")
+    file = boostline.folder / "table.csv"
+    common = [
+        "--data", str(file), "--target", "median_house_value",
+        "--set", "boost.n_estimators=100", "--set", "boost.max_depth=8",
+        "--set", "boost.checkpoint_every=10",
+    ]  # fmt: skip
+    table[:10_000].to_csv(file, index=False)
+    with boostline.start("train", *common) as process:
+        wait_for_checkpoint(boostline, process, 20)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    table.to_csv(file, index=False)
+    found = boostline.train(*common)
+    fresh = boostline.train(*common, BOOSTLINE_HOME=str(boostline.folder / "fresh"))
+    assert (found.model_sha256, found.resumed_from_round) == (fresh.model_sha256, 0)
+    client = mlflow_client(boostline.home)
+    first, second = sorted(runs_of(client), key=lambda run: run.info.status)
+    assert (first.info.status, second.info.status) == ("FAILED", "FINISHED")
+    assert second.info.run_id == found.mlflow_run_id
+    assert "The table has changed" in first.data.tags["cause"]
+    assert first.data.metrics["rows/train"] < second.data.metrics["rows/train"]
+    steps = [
+        step.step for step in client.get_metric_history(second.info.run_id, "round/train_rmse")
+    ]
+    assert steps == list(range(1, 101))
+    done = [entry.state for entry in entries(Home(str(boostline.home)))]
+    assert sorted(done) == ["failed", "finished"]
+    assert read_flow_run(prefect_server, found.flow_run_id)["state_type"] == "COMPLETED"
 
 
 def test_a_wrong_column_is_told_with_those_there_are(

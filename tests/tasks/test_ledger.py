@@ -1,0 +1,57 @@
+"""Whose folder a run goes on in, and when it does not."""
+
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tasks.engine.home import Home
+from tasks.ledger import OtherTableError, entries, under_way
+
+
+class Killed(BaseException):
+    """What ends a process leaves its entry as it is."""
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(str(tmp_path))
+
+
+def dies(home: Home, flow_run: str, key: str, table: str = "") -> None:
+    with suppress(Killed), under_way(home, flow_run, key) as folder:
+        if table:
+            folder.settle(table)
+        raise Killed
+
+
+def test_who_does_the_same_goes_on_in_the_folder_of_who_died(home: Home) -> None:
+    dies(home, "one", "key", "table")
+    with under_way(home, "two", "another key") as folder:
+        assert folder.entry.name == "two"
+    with under_way(home, "three", "key") as folder:
+        folder.settle("table")
+        assert (folder.entry.name, folder.entry.flow_run_id) == ("one", "three")
+        with under_way(home, "four", "key") as beside:  # the folder is taken
+            assert beside.entry.name == "four"
+
+
+@pytest.mark.parametrize("again", ["one", "two"], ids=["the same flow run", "another flow run"])
+def test_a_table_that_changed_is_another_run(again: str, home: Home) -> None:
+    dies(home, "one", "key", "table")
+    with under_way(home, again, "key") as folder:
+        assert folder.entry.name == "one"
+        with pytest.raises(OtherTableError):
+            folder.settle("changed")
+    with under_way(home, again, "key") as folder:
+        folder.settle("changed")
+        assert folder.entry.name == ("one-1" if again == "one" else "two")
+        name = folder.entry.name
+    assert {entry.name for entry in entries(home)} == {"one", name}
+
+
+def test_one_that_died_before_its_table_was_known_is_gone_on_in(home: Home) -> None:
+    dies(home, "one", "key")
+    with under_way(home, "two", "key") as folder:
+        folder.settle("table")
+        assert (folder.entry.name, folder.entry.dataset) == ("one", "table")
