@@ -15,6 +15,18 @@ if TYPE_CHECKING:
     from tasks.engine.config import Config
     from tasks.engine.home import Home
 
+# What settings of `data` say of training alone.
+OF_TRAINING = {
+    "data.target",
+    "data.features",
+    "data.exclude",
+    "data.weight",
+    "data.rules",
+    "data.max_rejected",
+    "data.categories",
+    "data.max_categories",
+}
+
 app = typer.Typer(
     name="boostline",
     help="Trains gradient-boosted regressors on tables of any size: the same model on one worker "
@@ -169,6 +181,11 @@ def predict(
             raise UserError(
                 f"--set {setting!r} has no meaning for predict: it takes settings of data and "
                 "cluster, as in --set cluster.workers=4. The rest is the model's own."
+            )
+        if setting.partition("=")[0].strip() in OF_TRAINING:
+            raise UserError(
+                f"--set {setting!r} has no meaning for predict: it scores every row, from the "
+                "columns that the model was trained on."
             )
     _, loaded = on_day(load(None, settings, source, "-"), date)
     quiet(verbose)

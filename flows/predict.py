@@ -1,25 +1,21 @@
 """Scoring a table with a recorded model: streamed over the workers, in the table's order."""
 
-import gzip
-import os
-import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 from uuid import uuid4
 
 import fsspec
 import psutil
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 from dask.system import CPU_COUNT
 
+from flows.outputs import Output
 from flows.places import check_let_in, chosen, client_of, cluster_of, device_of, store_of
 from infra.mlflow_store import quiet_mlflow
 from tasks.engine.cluster_config import ClusterConfig
@@ -27,15 +23,22 @@ from tasks.engine.config import DataConfig
 from tasks.engine.dataset import Dataset, rows_in
 from tasks.engine.errors import UserError, listing, nearest, unknown_column
 from tasks.engine.fold import BATCH_ROWS, batches
+from tasks.engine.formats import FORMATS
 from tasks.engine.frames import open_input
 from tasks.engine.home import Home
 from tasks.engine.ingest import ingest
 from tasks.engine.need import BATCH_BYTES
-from tasks.engine.parts import write_part
-from tasks.engine.predictions import Part, Predictions, ScorerRef, predict_table
+from tasks.engine.predictions import (
+    Predictions,
+    ScorerRef,
+    predict_table,
+    store_scorer,
+    texts_of,
+)
 from tasks.engine.progress import Progress, reporter
 from tasks.engine.scoring import Encoder, TamperedModelError
 from tasks.engine.secrets import referred
+from tasks.engine.sources import resolve
 
 # Workers of this host take some seconds to start: about as long as so many values take here.
 VALUES_SCORED_HERE = 1 << 29
@@ -69,24 +72,28 @@ def run(
     started = time.monotonic()
     tell = reporter()
     tell(Progress("predict", 0, 0, ""))
-    writer = _writer(out)
+    output = Output(out)
     home.prepare()
-    scorer = _fetched(model, home)
-    encoder = scorer.load().encoder
     with ExitStack() as stack:
-        dataset = ingest(data, home)
+        here = stack.enter_context(_scratch(Home(str(home.local))))
+        scorer = _fetched(model, home, here)
+        encoder = scorer.load().encoder
+        output.check_apart(_files(data))
+        dataset = ingest(_as_trained(data, encoder), home, texts=texts_of(encoder))
         keep = dataset.names if list(keep) == ["all"] else list(keep)
         _check_columns(dataset, encoder, keep)
+        output.check_kept(_schema_of(dataset, keep))
         place, _ = chosen(cluster)
         client: Any
         columns = len(encoder.names) + len(keep)
         if _scored_here(dataset, place, columns):
-            client = stack.enter_context(_threads(dataset, columns))
+            client, folder = stack.enter_context(_threads(dataset, columns)), here
         else:
             client = stack.enter_context(cluster_of(place, home, referred(data.source)))
+            folder = stack.enter_context(_scratch(home))
+            if "://" in home.root:  # this host's folders are not the workers'
+                scorer = store_scorer(scorer.load(), Home(folder), "scorer")
             scorer = replace(scorer, device=device_of(client, place))
-        folder = mkdtemp(prefix="scored-", dir=_scratch(home))
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
         found = predict_table(
             client,
             dataset.row_groups(),
@@ -96,7 +103,7 @@ def run(
             folder,
             lambda done, total: tell(Progress("predict", done, total)),
         )
-        writer(found.parts, out)
+        output.write(found.parts)
     return PredictResult(
         rows=sum(part.rows for part in found.parts),
         out=out,
@@ -123,14 +130,40 @@ def _seen_to_be_new(found: Predictions) -> dict[str, int]:
     return {name: count for name, count in found.unseen.items() if count}
 
 
-def _scratch(home: Home) -> str:
-    folder = home.local / "scored"
-    folder.mkdir(parents=True, exist_ok=True)
-    return str(folder)
+@contextmanager
+def _scratch(home: Home) -> Iterator[str]:
+    """A folder under `home` for as long as it is needed."""
+    folder = home.path("scored", uuid4().hex)
+    filesystem, path = fsspec.core.url_to_fs(folder)
+    filesystem.makedirs(path)
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):
+            filesystem.rm(path, recursive=True)
 
 
-def _fetched(model: str, home: Home) -> ScorerRef:
-    """The model's scorer under `home/models`, where every worker can reach it."""
+def _files(data: DataConfig) -> list[str]:
+    source = resolve(data)
+    return [file.uri for file in source.files] if FORMATS[source.format].is_stored else []
+
+
+def _as_trained(data: DataConfig, encoder: Encoder) -> DataConfig:
+    """Only the model's columns have to make sense, and its categories may look like numbers."""
+    categories = [column.name for column in encoder.columns if column.kind == "category"]
+    return data.model_copy(
+        update={"features": tuple(encoder.names), "categories": tuple(categories)}
+    )
+
+
+def _schema_of(dataset: Dataset, keep: Sequence[str]) -> pa.Schema:
+    with open_input(dataset.files[0].uri) as file:
+        schema = pq.read_schema(file)
+    return pa.schema([schema.field(name) for name in keep])
+
+
+def _fetched(model: str, home: Home, scratch: str) -> ScorerRef:
+    """The model's scorer in the folder `scratch`."""
     quiet_mlflow()
     uri = store_of(home)
     from mlflow.exceptions import MlflowException
@@ -139,16 +172,12 @@ def _fetched(model: str, home: Home) -> ScorerRef:
     from tasks.model import fetch_scorer
 
     client = client_of(uri)
-    folder = home.local / "models" / uuid4().hex
-    folder.mkdir(parents=True)
     try:
-        stored = fetch_scorer(client, _model_uri(model, client), folder)
+        stored = fetch_scorer(client, _model_uri(model, client), Path(scratch))
         stored.load()
     except TamperedModelError as error:
-        shutil.rmtree(folder, ignore_errors=True)
         raise UserError(f"The model {model!r} from {without_secrets(uri)}: {error}") from None
     except (MlflowException, ValueError) as error:
-        shutil.rmtree(folder, ignore_errors=True)
         check_let_in(error, uri)
         raise UserError(
             f"The model {model!r} can't be had from {without_secrets(uri)}: "
@@ -185,112 +214,3 @@ def _check_columns(dataset: Dataset, encoder: Encoder, keep: Sequence[str]) -> N
     for name in keep:
         if name not in dataset.names:
             raise unknown_column(name, "kept", "--keep", dataset.names)
-
-
-def _writer(out: str) -> Any:
-    """By the name's ending; whatever can't be written is refused before any row is read."""
-    parent = Path(out).parent if "://" not in out else None
-    if parent is not None and not parent.is_dir():
-        raise UserError(f"The folder {str(parent)!r} of OUT does not exist. Make it first.")
-    if parent is not None and not os.access(parent, os.W_OK):
-        raise UserError(f"The folder {str(parent)!r} of OUT can't be written to.")
-    if out.endswith(".parquet"):
-        return _write_parquet
-    if out.endswith((".csv", ".csv.gz")):
-        return _write_csv
-    if Path(out).suffix:
-        raise UserError(
-            f"OUT is {out!r}: it must end in .parquet, .csv or .csv.gz, or be a folder's name."
-        )
-    return _write_folder
-
-
-def _schemas(parts: Sequence[Part]) -> list[pa.Schema]:
-    """Of each part: a kept column may hold integers in one file and floats in another."""
-    found = []
-    for part in parts:
-        with open_input(part.uri) as file:
-            found.append(_plain(pq.read_schema(file)))
-    return found
-
-
-def _unified(schemas: Sequence[pa.Schema]) -> pa.Schema:
-    return pa.unify_schemas(schemas, promote_options="permissive")
-
-
-def _table(part: Part, schema: pa.Schema) -> pa.Table:
-    with open_input(part.uri) as file:
-        table = pq.read_table(file)
-    # integers that become floats are rounded, as everywhere
-    columns = [
-        column.cast(field.type, safe=not pa.types.is_floating(field.type))
-        for column, field in zip(table.columns, schema, strict=True)
-    ]
-    return pa.Table.from_arrays(columns, schema=schema)
-
-
-def _plain(schema: pa.Schema) -> pa.Schema:
-    """Parts read categories each with a dictionary of its own; written out they are texts."""
-    fields = [
-        field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
-        for field in schema
-    ]
-    return pa.schema(fields)
-
-
-def _write_parquet(parts: Sequence[Part], out: str) -> None:
-    _write_file(parts, out, _parquet_writer)
-
-
-def _parquet_writer(file: Any, schema: pa.Schema) -> pq.ParquetWriter:
-    # predictions hardly repeat: a dictionary of them takes time and is given up in the end
-    *kept, _ = _leaves(schema)
-    return pq.ParquetWriter(file, schema, use_dictionary=kept or False)
-
-
-def _leaves(schema: pa.Schema) -> list[str]:
-    """What Parquet calls the columns, of which a list or a struct has some of its own."""
-    nothing = pa.BufferOutputStream()
-    pq.write_table(schema.empty_table(), nothing)
-    leaves = pq.read_metadata(pa.BufferReader(nothing.getvalue())).schema
-    return [leaves.column(place).path for place in range(len(leaves))]
-
-
-def _write_csv(parts: Sequence[Part], out: str) -> None:
-    _write_file(parts, out, pyarrow.csv.CSVWriter)
-
-
-def _write_file(
-    parts: Sequence[Part], out: str, writer_of: Callable[[Any, pa.Schema], Any]
-) -> None:
-    """Part by part into one file, which takes its name when it is whole."""
-    beside = out if "://" in out else f"{out}.{uuid4().hex}.part"
-    schema = _unified(_schemas(parts))
-    try:
-        with ExitStack() as stack:
-            file: Any = stack.enter_context(fsspec.open(beside, "wb"))
-            if out.endswith(".gz"):
-                # without the time of writing, which would make other bytes every time
-                file = stack.enter_context(gzip.GzipFile(fileobj=file, mode="wb", mtime=0))
-            writer = stack.enter_context(writer_of(file, schema))
-            for part in parts:
-                writer.write_table(_table(part, schema))
-        if beside != out:
-            os.replace(beside, out)
-    finally:
-        if beside != out:
-            Path(beside).unlink(missing_ok=True)
-
-
-def _write_folder(parts: Sequence[Part], out: str) -> None:
-    filesystem, path = fsspec.core.url_to_fs(out)
-    filesystem.makedirs(path, exist_ok=True)
-    for old in filesystem.glob(f"{path}/part-*.parquet"):
-        filesystem.rm(old)
-    schemas = _schemas(parts)
-    schema = _unified(schemas)
-    differ = any(each != schema for each in schemas)
-    for number, part in enumerate(parts):
-        if differ:
-            write_part(part.uri, _table(part, schema))
-        filesystem.put_file(part.uri, f"{path}/part-{number:05d}.parquet")

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from hashlib import blake2b
 from typing import Any
 
@@ -18,7 +18,7 @@ from tasks.engine.errors import UserError
 from tasks.engine.formats import FORMATS
 from tasks.engine.frames import modified
 from tasks.engine.home import Home, digest_of, writing
-from tasks.engine.infer import Evidence
+from tasks.engine.infer import Evidence, check_evidence
 from tasks.engine.inputs import CHUNK, Input, SourceFile, changed, too_large
 from tasks.engine.parquet import check_rows, footer_digest
 from tasks.engine.read_sql import unordered
@@ -50,23 +50,31 @@ class Converted(Frozen):
     is_ended: bool = True
 
 
-def convert(source: Source, config: DataConfig, home: Home, client: Any = None) -> Dataset:
+def convert(
+    source: Source,
+    config: DataConfig,
+    home: Home,
+    client: Any = None,
+    texts: Collection[str] = (),
+) -> Dataset:
     """The source's Parquet files under one schema, converted where they are not yet.
 
     `client` is a Dask client, or None to convert here. Which error is raised does not depend on
-    the cluster: it is that of the first file.
+    the cluster: it is that of the first file. The columns `texts` of a format whose types are
+    guessed are texts, whatever else their values might be.
 
     Raises:
         UserError: a file is not what its format promises, the files don't fit together, a column
             of numbers holds something else, there are no rows.
         RunError: workers kept dying.
     """
-    records = list(_records(source, config, home, client))
+    records = list(_records(source, config, home, client, tuple(sorted(texts))))
     opened = sum(record.opened_bytes for record in records)
     if opened > config.max_gigabytes * 1e9:
         raise too_large(source.shown, source.size, config.max_gigabytes)
     for file, record in zip(source.files, records, strict=True):
-        _check_evidence(file, record, config)
+        doubts = [found for found in record.evidence if found.column not in texts]
+        check_evidence(file.shown, doubts, config)
     shown = [file.shown for file in source.files]
     try:
         columns, notes = unify(
@@ -103,7 +111,9 @@ def _notes(file: SourceFile, record: Converted) -> list[str]:
     return [f"{file.shown}: the last line has no line end. Was the file cut short?"]
 
 
-def convert_file(file: SourceFile, kind: str, config: DataConfig, home: Home) -> Converted:
+def convert_file(
+    file: SourceFile, kind: str, config: DataConfig, home: Home, texts: tuple[str, ...] = ()
+) -> Converted:
     """Converts one file, or finds it converted. Runs on a Dask worker.
 
     Processes that convert the same file at once each write their own and put it in place whole.
@@ -112,7 +122,18 @@ def convert_file(file: SourceFile, kind: str, config: DataConfig, home: Home) ->
         UserError: the file is not what its format promises, or changes while it is read; there
             is no space left.
     """
-    key = _key(file, kind, config)
+    usual = _converted(file, kind, config, home, ())
+    if not FORMATS[kind].is_guessed:
+        return usual
+    guessed = [column.name for column in usual.columns if column.arrow not in ("string", "null")]
+    others = tuple(name for name in texts if name in guessed)
+    return _converted(file, kind, config, home, others) if others else usual
+
+
+def _converted(
+    file: SourceFile, kind: str, config: DataConfig, home: Home, texts: tuple[str, ...]
+) -> Converted:
+    key = _key(file, kind, config, texts)
     known = home.load(Converted, _FOLDER, key, "record.json")
     if known and file.modified and _is_whole(known, home, key):
         is_checked = config.verify and FORMATS[kind].is_stored
@@ -123,7 +144,7 @@ def convert_file(file: SourceFile, kind: str, config: DataConfig, home: Home) ->
         tempfile.TemporaryDirectory(dir=_workshop(home), prefix="part-") as folder,
     ):
         path = os.path.join(folder, "data.parquet")
-        source = Input(file, config, scratch=folder)
+        source = Input(file, config, scratch=folder, texts=texts)
         reader = FORMATS[kind].reader
         assert reader is not None, "Parquet is read in place"
         try:
@@ -133,7 +154,8 @@ def convert_file(file: SourceFile, kind: str, config: DataConfig, home: Home) ->
             raise
         if FORMATS[kind].is_stored:
             record = _checked(file, source, record)
-            read_as = digest_of(_VERSION, kind, record.source_digest, *_options(kind, config))
+            options = _options(kind, config, texts)
+            read_as = digest_of(_VERSION, kind, record.source_digest, *options)
             record = _with_digest(record, read_as)
         else:
             record = _with_digest(record, _file_digest(path))
@@ -144,19 +166,19 @@ def convert_file(file: SourceFile, kind: str, config: DataConfig, home: Home) ->
     return record.model_copy(update={"file": _placed(record.file, file, home, key)})
 
 
-def _key(file: SourceFile, kind: str, config: DataConfig) -> str:
+def _key(file: SourceFile, kind: str, config: DataConfig, texts: tuple[str, ...]) -> str:
     """What a conversion depends on: the file as it is and how it is read and written."""
     place = (file.uri, file.size, file.modified)
-    options = _options(kind, config)
+    options = _options(kind, config, texts)
     return digest_of("convert", _VERSION, kind, *place, config.row_group_rows, *options)
 
 
-def _options(kind: str, config: DataConfig) -> tuple[Any, ...]:
-    """What of the configuration says which values a source of that kind holds."""
+def _options(kind: str, config: DataConfig, texts: tuple[str, ...]) -> tuple[Any, ...]:
+    """What says which values a source of that kind holds, beside its bytes."""
     return {
-        "csv": (config.separator, config.encoding, config.missing_values),
-        "tsv": (config.separator, config.encoding, config.missing_values),
-        "json": (config.encoding,),
+        "csv": (config.separator, config.encoding, config.missing_values, texts),
+        "tsv": (config.separator, config.encoding, config.missing_values, texts),
+        "json": (config.encoding, texts),
         "sql": (config.query, config.table),
     }.get(kind, ())
 
@@ -312,35 +334,6 @@ def _beyond(table: Any) -> Iterator[str]:
                 yield field.name
 
 
-def _check_evidence(file: SourceFile, record: Converted, config: DataConfig) -> None:
-    """Raises UserError for a text column in use that mostly holds something else."""
-    declared = {*config.categories, *config.exclude}
-    used = None
-    if config.features is not None:
-        used = {*config.features, config.target, config.weight}
-    for found in record.evidence:
-        name = found.column
-        if found.mostly == "text" or name in declared or (used is not None and name not in used):
-            continue
-        place = f"{file.shown}, line {found.line}:"
-        way_out = "Name the column in data.categories if it is meant as text, or in data.exclude."
-        text = found.text if len(found.text) <= 60 else found.text[:59] + "…"
-        if found.mostly == "long integers":
-            raise UserError(
-                f"{place} the integer {text} in the column {name!r} does not fit 64 bits. {way_out}"
-            )
-        if found.placeholder or not text.strip():
-            raise UserError(
-                f"{place} {text!r} in the column {name!r}, whose other values are {found.mostly}. "
-                f'If it means a missing value, set data.missing_values=["{text}"]. {way_out}'
-            )
-        raise UserError(
-            f"{place} {text!r} in the column {name!r}, whose other values are mostly "
-            f"{found.mostly}. Correct it, or set data.missing_values if it means a missing value. "
-            f"{way_out}"
-        )
-
-
 def _with_line(conflict: Conflict, source: Source, records: list[Converted]) -> UserError:
     """The conflict with the line of the first text, where the format knows lines."""
     for number in (conflict.first, conflict.second):
@@ -353,14 +346,18 @@ def _with_line(conflict: Conflict, source: Source, records: list[Converted]) -> 
     return conflict
 
 
-def _records(source: Source, config: DataConfig, home: Home, client: Any) -> Iterable[Converted]:
+def _records(
+    source: Source, config: DataConfig, home: Home, client: Any, texts: tuple[str, ...]
+) -> Iterable[Converted]:
     """The files' records in the files' order."""
     if client is None:
-        return [convert_file(file, source.format, config, home) for file in source.files]
-    return _over_cluster(source, config, home, client)
+        return [convert_file(file, source.format, config, home, texts) for file in source.files]
+    return _over_cluster(source, config, home, client, texts)
 
 
-def _over_cluster(source: Source, config: DataConfig, home: Home, client: Any) -> list[Converted]:
+def _over_cluster(
+    source: Source, config: DataConfig, home: Home, client: Any, texts: tuple[str, ...]
+) -> list[Converted]:
     """A few files for each thread at a time. The first file's error is raised."""
     outcomes: dict[int, Outcome] = {}
 
@@ -368,7 +365,7 @@ def _over_cluster(source: Source, config: DataConfig, home: Home, client: Any) -
         for file in source.files:
             if any(outcome.error for outcome in outcomes.values()):
                 return
-            yield file, source.format, config, home
+            yield file, source.format, config, home, texts
 
     threads = max(1, sum(client.nthreads().values()))
     for outcome in each(

@@ -17,7 +17,7 @@ from uuid import uuid4
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from tasks.engine.errors import UserError
 
@@ -97,7 +97,10 @@ class Home:
         seal, _, body = content.partition(b"\n")
         if seal != _seal(body):
             return None
-        return model.model_validate_json(body)
+        try:
+            return model.model_validate_json(body)
+        except ValidationError:  # another version wrote it
+            return None
 
     def save(self, value: BaseModel, *parts: str) -> None:
         body = value.model_dump_json().encode()

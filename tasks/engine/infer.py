@@ -1,5 +1,6 @@
 """What a column of texts holds, judged over the whole of it: numbers, booleans, times or text."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -7,7 +8,9 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tasks.engine.config import DataConfig
 from tasks.engine.dataset import Frozen
+from tasks.engine.errors import UserError
 
 BOOLEANS = ("true", "True", "TRUE"), ("false", "False", "FALSE")
 _MARKS = ("-", "--", "---", ".", "?", "??", "*")
@@ -59,17 +62,56 @@ class Evidence(Frozen):
         return self.text.strip().casefold() in PLACEHOLDERS
 
 
+def check_evidence(shown: str, evidence: Iterable[Evidence], config: DataConfig) -> None:
+    """Raises UserError for a text column in use that mostly holds something else."""
+    declared = {*config.categories, *config.exclude}
+    used = None
+    if config.features is not None:
+        used = {*config.features, config.target, config.weight}
+    for found in evidence:
+        name = found.column
+        if found.mostly == "text" or name in declared or (used is not None and name not in used):
+            continue
+        place = f"{shown}, line {found.line}:"
+        way_out = "Name the column in data.categories if it is meant as text, or in data.exclude."
+        if config.target is None and used is not None:  # to be scored: its columns are a model's
+            way_out = "It was a column of numbers or times in training."
+        text = found.text if len(found.text) <= 60 else found.text[:59] + "…"
+        if found.mostly == "long integers":
+            raise UserError(
+                f"{place} the integer {text} in the column {name!r} does not fit 64 bits. {way_out}"
+            )
+        if found.placeholder or not text.strip():
+            raise UserError(
+                f"{place} {text!r} in the column {name!r}, whose other values are {found.mostly}. "
+                f'If it means a missing value, set data.missing_values=["{text}"]. {way_out}'
+            )
+        raise UserError(
+            f"{place} {text!r} in the column {name!r}, whose other values are mostly "
+            f"{found.mostly}. Correct it, or set data.missing_values if it means a missing value. "
+            f"{way_out}"
+        )
+
+
 @dataclass
 class TextColumn:
-    """Follows one column over its batches. `type` is the narrowest Arrow type that holds it all."""
+    """Follows one column over its batches. `type` is the narrowest Arrow type that holds it all.
+
+    Without `numbers` only times are looked for, and one that is not `guessed` stays text.
+    """
 
     name: str
     numbers: bool = True
+    guessed: bool = True
     _state: str = "null"
     _rows: int = 0
     _counts: dict[str, int] = field(default_factory=dict)
     _first: dict[str, tuple[int, str]] = field(default_factory=dict)
     _others: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        if not self.guessed:
+            self.numbers, self._state = False, "text"
 
     @property
     def type(self) -> Any:

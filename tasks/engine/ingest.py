@@ -1,5 +1,6 @@
 """The one entry to a table: what `data.source` names, as row groups of Parquet."""
 
+from collections.abc import Collection
 from typing import Any
 
 from tasks.engine.config import DataConfig
@@ -11,12 +12,15 @@ from tasks.engine.parquet import footers_of, inspect
 from tasks.engine.sources import resolve
 
 
-def ingest(config: DataConfig, home: Home, client: Any = None) -> Dataset:
+def ingest(
+    config: DataConfig, home: Home, client: Any = None, texts: Collection[str] = ()
+) -> Dataset:
     """Parquet is inspected in place, everything else is converted under the home.
 
     `client` is a Dask client whose workers convert, or None to do it here. Footers and content
     digests of Parquet files that were read before are remembered, unless `config.verify` asks for
-    them anew.
+    them anew. The columns `texts` are not guessed to be numbers or times where the format leaves
+    that open.
 
     Raises:
         UserError: there is no such source, or it can't be read as one table; the home can't be
@@ -25,7 +29,7 @@ def ingest(config: DataConfig, home: Home, client: Any = None) -> Dataset:
     source = resolve(config)
     home.prepare()
     if source.format != "parquet":
-        return convert(source, config, home, client)
+        return convert(source, config, home, client, texts)
     if config.verify:
         return inspect(source, max_gigabytes=config.max_gigabytes)
     known = remembered_footers(home, source.shown, source.files)

@@ -7,7 +7,7 @@ encoding or changed while it is read is met with the same sentence whatever its 
 import codecs
 import io
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from hashlib import blake2b
 from typing import Any
 
@@ -48,11 +48,21 @@ class SourceFile(Frozen):
 class Input:
     """A source file that readers pass over; every full pass must see the same bytes."""
 
-    def __init__(self, file: SourceFile, config: DataConfig, scratch: str = "") -> None:
-        """`scratch` is a folder for temporary files, which the caller removes."""
+    def __init__(
+        self,
+        file: SourceFile,
+        config: DataConfig,
+        scratch: str = "",
+        texts: Collection[str] = (),
+    ) -> None:
+        """`scratch` is a folder for temporary files, which the caller removes.
+
+        `texts` are columns whose type is not to be guessed.
+        """
         self.file = file
         self.config = config
         self.scratch = scratch
+        self.texts = texts
         self.digests: list[str] = []
         self.opened_bytes = 0
         self.lines = 0

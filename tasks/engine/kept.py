@@ -18,7 +18,7 @@ from tasks.engine.report import SIDES
 from tasks.engine.rows import Plan
 from tasks.engine.summarise import PassSummary
 
-FORMAT = 1
+FORMAT = 2
 _INDEX = "files.json"
 
 

@@ -1,7 +1,9 @@
 """Scoring row groups into Parquet parts: the same pass for evaluation and for new tables."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +20,7 @@ from tasks.engine.frames import Device, on_host, read_arrow, read_frame
 from tasks.engine.home import Home, digest_of, write_atomically
 from tasks.engine.parts import part_group, present, write_part
 from tasks.engine.rows import Plan, category_text, load, scoring
-from tasks.engine.scoring import MANIFEST_FILE, Scorer
+from tasks.engine.scoring import MANIFEST_FILE, Encoder, Scorer, canonical_text
 
 
 class Part(Frozen):
@@ -77,6 +79,29 @@ def store_scorer(scorer: Scorer, home: Home, name: str) -> ScorerRef:
         for file in digests:
             write_atomically(f"{uri}/{file}", Path(scratch, file).read_bytes())
     return ScorerRef(uri, digests[MANIFEST_FILE])
+
+
+def texts_of(encoder: Encoder) -> tuple[str, ...]:
+    """Category columns that held texts in training, as "01" tells: no number is written so.
+
+    Where a file leaves the types open they have to be read as texts again.
+    """
+    return tuple(
+        column.name
+        for column in encoder.columns
+        if column.categories is not None and not all(map(_is_no_text, column.categories))
+    )
+
+
+def _is_no_text(category: str) -> bool:
+    """Whether a number, a boolean or a time has this canonical text."""
+    if category in ("true", "false"):
+        return True
+    for read in (int, float, Decimal, pd.Timestamp) if category[-1:].isdigit() else ():
+        with suppress(ValueError, ArithmeticError):
+            if canonical_text(read(category)) == category:
+                return True
+    return False
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from tasks.engine.scaler import encoder_of
 from tasks.engine.scoring import Encoder
 from tasks.engine.summarise import PassSummary
 
-FORMAT = 2
+FORMAT = 3
 SAMPLE_ROWS = 200_000
 SAMPLE_BYTES = 256 * 1024 * 1024
 LEAKAGE_CORRELATION = 0.9999

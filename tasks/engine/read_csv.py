@@ -46,7 +46,7 @@ def tsv_header(source: Input, config: DataConfig) -> list[str]:
 
 def _read(source: Input, config: DataConfig, separator: str) -> Reading:
     names = _header(source, separator)
-    columns = [TextColumn(name) for name in names]
+    columns = [TextColumn(name, guessed=name not in source.texts) for name in names]
     quotes = _Quotes()
     rows = 0
     try:

@@ -295,7 +295,10 @@ def canonical_text(value: Any, single: bool = False) -> str:
         return str(int(number)) if number.is_integer() else repr(number)
     if isinstance(value, decimal.Decimal):
         return format(value.normalize(), "f") if value else "0"
-    return str(value.isoformat()) if hasattr(value, "isoformat") else str(value)
+    if not hasattr(value, "isoformat"):
+        return str(value)
+    # a day is one category, whether it comes as a date or as its first moment
+    return str(value.isoformat()).removesuffix("T00:00:00")
 
 
 def _feature(column: Column, series: pd.Series) -> npt.NDArray[np.float32]:

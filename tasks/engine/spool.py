@@ -36,7 +36,8 @@ def spooled(source: Input, tables: Iterable[Any], times_in_text: bool = False) -
         for field in table.schema:
             known = types.get(field.name, pa.null())
             types[field.name] = _wider(source, field.name, known, field.type, rows)
-            if times_in_text and pa.types.is_string(field.type):
+            guessed = times_in_text and field.name not in source.texts
+            if guessed and pa.types.is_string(field.type):
                 column = texts.setdefault(field.name, TextColumn(field.name, numbers=False))
                 for chunk in table[field.name].chunks:
                     column.see(chunk)

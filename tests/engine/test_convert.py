@@ -15,10 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.engine.config import DataConfig
 from tasks.engine.errors import UserError
 from tasks.engine.frames import read_frame
 from tasks.engine.home import Home
 from tasks.engine.infer import TextColumn
+from tasks.engine.ingest import ingest
 from tests.engine.tables import ingested, rows, types
 
 UTC = dt.UTC
@@ -128,6 +130,40 @@ def test_csv(
     dataset = ingested(file, home, **options)
     assert rows(dataset) == expected
     assert dataset.notes == ()
+
+
+@pytest.mark.parametrize(("ending", "content"), [
+    ("csv", b"code,flag,day,b\n01,True,2024-01-03,2\n02,False,2024-01-04,3\n"),
+    ("json", b'{"code":"01","flag":"True","day":"2024-01-03","b":2}\n'
+             b'{"code":"02","flag":"False","day":"2024-01-04","b":3}\n'),
+])  # fmt: skip
+def test_what_is_text_is_not_guessed_to_be_anything_else(
+    ending: str, content: bytes, tmp_path: Path, home: Home
+) -> None:
+    file = tmp_path / f"t.{ending}"
+    file.write_bytes(content)
+    config = DataConfig(source=str(file))
+    usual = ingest(config, home)
+    told = ingest(config, home, texts={"flag", "code", "day", "elsewhere"})
+    assert types(told) == {"code": "string", "flag": "string", "day": "string", "b": "int64"}
+    assert rows(told)[0] == {"code": "01", "flag": "True", "day": "2024-01-03", "b": 2}
+    assert usual.digest != told.digest
+    assert ingest(config, home, texts={"elsewhere"}) == usual == ingest(config, home)
+    assert len(converted(tmp_path)) == 2
+
+
+def test_a_doubtful_column_of_a_table_to_be_scored(tmp_path: Path, home: Home) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text("a,b\n" + "1,2\n" * 9 + "?,?\n")
+    config = DataConfig(source=str(file), features=("b",))  # a column of no use may hold anything
+    with pytest.raises(UserError) as refused:
+        ingest(config, home)
+    assert str(refused.value) == (
+        f"{file}, line 11: '?' in the column 'b', whose other values are numbers. If it means a "
+        'missing value, set data.missing_values=["?"]. It was a column of numbers or times in '
+        "training."
+    )
+    assert types(ingest(config, home, texts={"b"}))["b"] == "string"
 
 
 def test_csv_notes(tmp_path: Path, home: Home) -> None:

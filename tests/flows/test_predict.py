@@ -1,5 +1,6 @@
 """Scoring with a recorded model: the same numbers everywhere, the same bytes on any cluster."""
 
+import datetime as dt
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
@@ -8,16 +9,15 @@ from typing import Any
 import mlflow
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows.predict import _parquet_writer
 from tasks.engine.home import Home
 from tasks.engine.ingest import ingest
 from tasks.engine.predictions import ScorerRef, predict_table
 from tasks.engine.settings import load_config
 from tests.conftest import Boostline
+from tests.flows.test_outputs import with_dictionary
 
 pytestmark = pytest.mark.slow
 
@@ -63,6 +63,43 @@ def test_a_recorded_model_predicts_as_its_run_did(
     assert np.array_equal(np.asarray(loaded.predict(raw)), whole["prediction"])
 
 
+def test_categories_read_as_they_did_in_training(
+    boostline: Boostline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = pd.DataFrame({"y": np.arange(400.0) % 4})
+    rows["code"] = rows["y"].map({0: "01", 1: "02", 2: "True", 3: "A7"})
+    rows["day"] = [dt.date(2024, 1, 1 + int(y)) for y in rows["y"]]
+    rows.to_parquet(boostline.folder / "rows.parquet")
+    settings = ("track.model=codes", "boost.n_estimators=2", 'data.categories=["day"]')
+    found = boostline.train(
+        "--data", "rows.parquet", "--target", "y", *map("--set={}".format, settings)
+    )
+    assert found.r2 > 0.1
+    ran = boostline("predict", "codes", "rows.parquet", "of-parquet.parquet")
+    assert ran.returncode == 0 and "training did not know" not in ran.stdout, ran
+    expected = pd.read_parquet(boostline.folder / "of-parquet.parquet")["prediction"]
+    assert expected.nunique() == 4
+    # each file's values alone look like numbers, or like booleans
+    for code in ("01", "True"):
+        some = rows[rows["code"] == code]
+        some.to_csv(boostline.folder / "some.csv", index=False)
+        ran = boostline("predict", "codes", "some.csv", "of-csv.parquet")
+        assert ran.returncode == 0 and "training did not know" not in ran.stdout, ran
+        again = pd.read_parquet(boostline.folder / "of-csv.parquet")["prediction"]
+        assert np.array_equal(again, expected[some.index])
+    assert not list((boostline.home / "scored").iterdir())
+    assert len(list((boostline.home / "models").iterdir())) == 1  # the training's
+
+    uri = f"sqlite:///{boostline.home / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", uri)
+    served = mlflow.pyfunc.load_model("models:/codes/1")
+    for day in (rows["day"], rows["day"].astype(str), pd.to_datetime(rows["day"])):
+        assert np.array_equal(
+            served.unwrap_python_model().predict(None, rows.assign(day=day)), expected
+        )
+
+
 def test_kept_columns_of_two_types_are_of_one_in_what_is_written(boostline: Boostline) -> None:
     folder = boostline.folder / "data"
     folder.mkdir()
@@ -89,22 +126,6 @@ def test_kept_columns_of_two_types_are_of_one_in_what_is_written(boostline: Boos
     assert pq.read_schema(parts[0]).equals(pq.read_schema(parts[1]))
 
 
-def with_dictionary(path: Path) -> list[str]:
-    """The columns of a Parquet file's first row group whose values are numbers of a dictionary."""
-    group = pq.read_metadata(path).row_group(0)
-    columns = [group.column(place) for place in range(group.num_columns)]
-    return [column.path_in_schema for column in columns if column.has_dictionary_page]
-
-
-def test_kept_lists_and_structs_have_dictionaries(tmp_path: Path) -> None:
-    rows = pa.table(
-        {"tags": [["a", "b"]], "at": [{"town": "x"}], "a.b": ["q"], "prediction": [1.5]}
-    )
-    with _parquet_writer(tmp_path / "out.parquet", rows.schema) as writer:
-        writer.write_table(rows)
-    assert with_dictionary(tmp_path / "out.parquet") == ["tags.list.element", "at.town", "a.b"]
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -119,9 +140,10 @@ def test_kept_lists_and_structs_have_dictionaries(tmp_path: Path) -> None:
             id="ending",
         ),
         pytest.param(
-            ["houses", "DATA", "nowhere/out.csv"],
-            "The folder 'nowhere' of OUT does not exist. Make it first.",
-            id="no-folder",
+            ["houses", "DATA", "out.csv", "--set", "data.rules=['a > 1']"],
+            "--set \"data.rules=['a > 1']\" has no meaning for predict: it scores every row, from "
+            "the columns that the model was trained on.",
+            id="of-training",
         ),
     ],
 )

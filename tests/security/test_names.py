@@ -135,4 +135,4 @@ def test_a_model_to_predict_with_is_looked_up_not_opened(
     out = str(tmp_path / "out.csv")
     with pytest.raises(UserError, match=r"can't be had from sqlite:///"):
         run(model, DataConfig(), out, [], Home(str(home)), ClusterConfig())
-    assert list((home / "models").iterdir()) == []
+    assert list((home / "scored").iterdir()) == []

@@ -1,0 +1,210 @@
+"""Where scored rows go: one Parquet or CSV file, or a folder of Parquet parts."""
+
+import gzip
+import os
+import re
+import shutil
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import fsspec
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+
+from tasks.engine.errors import UserError
+from tasks.engine.frames import open_input
+from tasks.engine.parts import write_part
+from tasks.engine.predictions import Part
+
+_PART = re.compile(r"part-\d{5,}\.parquet")
+
+
+@dataclass(frozen=True)
+class Output:
+    """What `out` names: a file that ends in .parquet, .csv or .csv.gz, or a folder."""
+
+    out: str
+
+    def __post_init__(self) -> None:
+        """Raises UserError for another ending, or a folder that isn't there or is closed."""
+        parent = Path(self.out).parent if "://" not in self.out else None
+        if parent is not None and not parent.is_dir():
+            raise UserError(f"The folder {str(parent)!r} of OUT does not exist. Make it first.")
+        if parent is not None and not os.access(parent, os.W_OK):
+            raise UserError(f"The folder {str(parent)!r} of OUT can't be written to.")
+        if self.is_file and Path(self.out).is_dir():
+            raise UserError(f"OUT is {self.out!r}, which is a folder. Name a file.")
+        if not self.is_file and Path(self.out).is_file():
+            raise UserError(
+                f"OUT is {self.out!r}, a file that is there and does not end in .parquet, .csv or "
+                ".csv.gz. Name another, or a folder."
+            )
+        if Path(self.out).suffix and not self.is_file:
+            raise UserError(
+                f"OUT is {self.out!r}: it must end in .parquet, .csv or .csv.gz, or be a folder's "
+                "name."
+            )
+
+    @property
+    def is_csv(self) -> bool:
+        return self.out.endswith((".csv", ".csv.gz"))
+
+    @property
+    def is_file(self) -> bool:
+        return self.is_csv or self.out.endswith(".parquet")
+
+    def check_apart(self, sources: Collection[str]) -> None:
+        """Raises UserError where writing would replace a file of the table that is read."""
+        place = _place(self.out)
+        if self.is_file and any(_place(uri) == place for uri in sources):
+            raise UserError(f"OUT is {self.out!r}, a file of the table to be scored. Name another.")
+        if not self.is_file and any(_place(uri).rpartition("/")[0] == place for uri in sources):
+            raise UserError(
+                f"OUT is {self.out!r}, a folder of the table to be scored. Name another."
+            )
+
+    def check_kept(self, schema: pa.Schema) -> None:
+        """Raises UserError for a column that the file can't hold."""
+        for field in schema if self.is_csv else []:
+            try:
+                pyarrow.csv.write_csv(pa.schema([field]).empty_table(), pa.BufferOutputStream())
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+                raise UserError(
+                    f"The column {field.name!r} (--keep) is of the type {field.type}, which CSV "
+                    "can't hold. Write to a .parquet file or a folder, or leave the column out."
+                ) from None
+
+    def write(self, parts: Sequence[Part]) -> None:
+        """In the order of the parts. What was there stays until all of the new is written."""
+        if self.is_csv:
+            _write_file(parts, self.out, pyarrow.csv.CSVWriter)
+        elif self.is_file:
+            _write_file(parts, self.out, parquet_writer)
+        else:
+            _write_folder(parts, self.out)
+
+
+def _place(uri: str) -> str:
+    """One name for one file, however it is written."""
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    if isinstance(filesystem, LocalFileSystem):
+        return os.path.realpath(path)
+    return str(filesystem.unstrip_protocol(path)).rstrip("/")
+
+
+def _schemas(parts: Sequence[Part]) -> list[pa.Schema]:
+    """Of each part: a kept column may hold integers in one file and floats in another."""
+    found = []
+    for part in parts:
+        with open_input(part.uri) as file:
+            found.append(_plain(pq.read_schema(file)))
+    return found
+
+
+def _unified(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    return pa.unify_schemas(schemas, promote_options="permissive")
+
+
+def _table(part: Part, schema: pa.Schema) -> pa.Table:
+    with open_input(part.uri) as file:
+        table = pq.read_table(file)
+    # integers that become floats are rounded, as everywhere
+    columns = [
+        column.cast(field.type, safe=not pa.types.is_floating(field.type))
+        for column, field in zip(table.columns, schema, strict=True)
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _plain(schema: pa.Schema) -> pa.Schema:
+    """Parts read categories each with a dictionary of its own; written out they are texts."""
+    fields = [
+        field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
+        for field in schema
+    ]
+    return pa.schema(fields)
+
+
+def parquet_writer(file: Any, schema: pa.Schema) -> pq.ParquetWriter:
+    """Of scored rows, whose last column is the prediction."""
+    # predictions hardly repeat: a dictionary of them takes time and is given up in the end
+    *kept, _ = _leaves(schema)
+    return pq.ParquetWriter(file, schema, use_dictionary=kept or False)
+
+
+def _leaves(schema: pa.Schema) -> list[str]:
+    """What Parquet calls the columns, of which a list or a struct has some of its own."""
+    nothing = pa.BufferOutputStream()
+    pq.write_table(schema.empty_table(), nothing)
+    leaves = pq.read_metadata(pa.BufferReader(nothing.getvalue())).schema
+    return [leaves.column(place).path for place in range(len(leaves))]
+
+
+def _write_file(
+    parts: Sequence[Part], out: str, writer_of: Callable[[Any, pa.Schema], Any]
+) -> None:
+    schema = _unified(_schemas(parts))
+    filesystem, path = fsspec.core.url_to_fs(out)
+    with _beside(filesystem, [path]) as (beside,), ExitStack() as stack:
+        file: Any = stack.enter_context(filesystem.open(beside, "wb"))
+        if out.endswith(".gz"):
+            # without the time of writing, which would make other bytes every time
+            file = stack.enter_context(gzip.GzipFile(fileobj=file, mode="wb", mtime=0))
+        writer = stack.enter_context(writer_of(file, schema))
+        for part in parts:
+            writer.write_table(_table(part, schema))
+
+
+def _write_folder(parts: Sequence[Part], out: str) -> None:
+    filesystem, path = fsspec.core.url_to_fs(out)
+    filesystem.makedirs(path, exist_ok=True)
+    schemas = _schemas(parts)
+    schema = _unified(schemas)
+    differ = any(each != schema for each in schemas)
+    names = [f"{path}/part-{number:05d}.parquet" for number in range(len(parts))]
+    with _beside(filesystem, names) as files:
+        for part, beside in zip(parts, files, strict=True):
+            if differ:
+                write_part(part.uri, _table(part, schema))
+            with open_input(part.uri) as source, filesystem.open(beside, "wb") as file:
+                shutil.copyfileobj(source, file)
+    for old in filesystem.ls(path, detail=False, refresh=True):
+        name = str(old).rpartition("/")[2]
+        if _PART.fullmatch(name) and f"{path}/{name}" not in names:
+            filesystem.rm_file(old)
+
+
+@contextmanager
+def _beside(filesystem: Any, paths: Sequence[str]) -> Iterator[list[str]]:
+    """Names beside `paths`, for what takes its place when all of it is written."""
+    mark = uuid4().hex
+    # a dot in front: who reads the folder meanwhile passes over it
+    names = ["/.".join([*path.rpartition("/")[::2]]) + f".{mark}.part" for path in paths]
+    try:
+        yield names
+        for name, path in zip(names, paths, strict=True):
+            _rename(filesystem, name, path)
+    except BaseException:
+        for name in names:
+            with suppress(OSError):
+                filesystem.rm_file(name)
+        raise
+
+
+def _rename(filesystem: Any, name: str, path: str) -> None:
+    """`filesystem.mv` takes names for patterns."""
+    if isinstance(filesystem, LocalFileSystem):
+        os.replace(name, path)
+        return
+    try:
+        filesystem.cp_file(name, path)
+    except NotImplementedError:  # one that can only rename
+        filesystem.mv(name, path)
+    else:
+        filesystem.rm_file(name)
