@@ -90,10 +90,12 @@ def dask_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Four worker processes of one thread each, with nannies that replace a lost one."""
     import dask
 
+    from infra.cluster_plan import SCHEDULER_SETTINGS, WORKER_SETTINGS
     from infra.local_cluster import WorkerProcesses
 
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        # as the product's: what idle workers do by a timer takes a busy machine a lot of its time
+        dask.config.set({**SCHEDULER_SETTINGS, **WORKER_SETTINGS}),
         WorkerProcesses(
             n_workers=4,
             threads_per_worker=1,
