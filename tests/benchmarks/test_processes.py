@@ -8,7 +8,9 @@ import pytest
 
 from tests.benchmarks.processes import Ended, run
 
-pytestmark = pytest.mark.slow  # what a busy machine does late is not seen in time
+pytestmark = pytest.mark.slow
+
+# On a busy machine a look takes 50 ms, and the next one comes a second later.
 
 MB = 100
 HOLD = f"held = b'x' * {MB}_000_000; import os, sys, time, subprocess; "
@@ -21,14 +23,14 @@ def ended(program: str, folder: Path, limit_s: float = 30) -> Ended:
 @pytest.mark.parametrize(
     ("program", "shares"),
     [
-        pytest.param("time.sleep(0.7)", 1, id="alone"),
-        pytest.param("os.fork(); time.sleep(0.7)", 1, id="shared with a child"),
-        pytest.param("os.fork(); other = b'y' * 100_000_000; time.sleep(2)", 3, id="each its own"),
+        pytest.param("time.sleep(3)", 1, id="alone"),
+        pytest.param("os.fork(); time.sleep(3)", 1, id="shared with a child"),
+        pytest.param("os.fork(); other = b'y' * 100_000_000; time.sleep(3)", 3, id="each its own"),
     ],
 )
 def test_pages_count_once(program: str, shares: int, tmp_path: Path) -> None:
     found = ended(HOLD + program, tmp_path)
-    assert not found.code and found.wall_s > 0.7 > found.sampling_s > 0
+    assert not found.code and found.wall_s > 3 > found.sampling_s > 0
     assert shares * MB < found.peak_mb < shares * MB + 60
     assert not found.servers_mb
 
@@ -37,11 +39,11 @@ def test_an_orphan_of_another_session_counts_and_is_ended(tmp_path: Path) -> Non
     grandchild = f"[sys.executable, '-c', {HOLD + 'time.sleep(60)'!r}]"
     child = (
         "import sys, time, subprocess; "
-        f"print(subprocess.Popen({grandchild}, start_new_session=True).pid); time.sleep(0.5)"
+        f"print(subprocess.Popen({grandchild}, start_new_session=True).pid); time.sleep(3)"
     )
     root = (
         "import sys, time, subprocess; "
-        f"subprocess.run([sys.executable, '-c', {child!r}]); time.sleep(0.7)"
+        f"subprocess.run([sys.executable, '-c', {child!r}]); time.sleep(3)"
     )
     found = ended(root, tmp_path)
     assert not found.code, found.err
@@ -51,7 +53,6 @@ def test_an_orphan_of_another_session_counts_and_is_ended(tmp_path: Path) -> Non
 
 
 def test_a_server_is_told_apart(tmp_path: Path) -> None:
-    # on a busy machine a look takes 50 ms, and the next one comes a second later
     (tmp_path / "prefect_child.py").write_text(HOLD + "time.sleep(3)")
     # the name stands in the command line of the child alone
     program = "import os, subprocess, sys; subprocess.run([sys.executable, *os.listdir()])"

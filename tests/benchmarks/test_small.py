@@ -14,8 +14,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_every_side_is_measured(tmp_path: Path) -> None:
-    letters = "".join(letter for letter in SIDES if installed(letter))
+@pytest.mark.parametrize("sides", ["BG", pytest.param("all", marks=pytest.mark.long)])
+def test_every_side_is_measured(sides: str, tmp_path: Path) -> None:
+    every = "".join(letter for letter in SIDES if installed(letter))
+    letters = every if sides == "all" else sides
     out = tmp_path / "out.json"
     words = ["--rows", "100k", "--sides", letters, "--data", str(tmp_path), "--out", str(out)]
     ran = subprocess.run(

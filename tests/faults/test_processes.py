@@ -32,7 +32,7 @@ from tests.flows.test_train import mlflow_client
 # the first test also makes the table and the undisturbed run
 pytestmark = pytest.mark.slow
 
-AT_ONCE = int(os.environ.get("BOOSTLINE_TEST_AT_ONCE", "4"))
+AT_ONCE = int(os.environ.get("BOOSTLINE_TEST_AT_ONCE", "2"))
 FULL_BYTES = 235_000
 only_by_command = pytest.mark.skipif(
     "BOOSTLINE_TEST_FAULTS" not in os.environ, reason="takes long: set BOOSTLINE_TEST_FAULTS=all"
@@ -95,6 +95,7 @@ def test_the_next_command_tells_of_a_run_that_died(mlflow_store: Path, tmp_path:
     assert log.stat().st_mtime_ns == written  # nothing is left to tell: no server starts
 
 
+@pytest.mark.long
 def test_the_scheduler_is_killed(boostline: Boostline, table: Path, undisturbed: Summary) -> None:
     """The run ends with its cause; the same command on another scheduler goes on."""
     with address_cluster(boostline) as cluster:
@@ -177,6 +178,7 @@ def test_a_training_goes_to_disk(boostline: Boostline, table: Path, undisturbed:
     assert tags["matrix"] == "external"
 
 
+@pytest.mark.long
 def test_a_full_disk_costs_the_checkpoint(
     boostline: Boostline, table: Path, undisturbed: Summary
 ) -> None:

@@ -18,8 +18,8 @@ from tests.mlflow_server import MlflowServer
 # whole trainings, servers that start anew, and limits to wait for, beside other tests
 pytestmark = pytest.mark.slow
 
-OUTAGE_SECONDS = float(os.environ.get("BOOSTLINE_TEST_OUTAGE", "10"))
-ROUNDS = 400
+OUTAGE_SECONDS = float(os.environ.get("BOOSTLINE_TEST_OUTAGE", "5"))
+ROUNDS = 150
 
 
 def long_training(shared_data: Path, rounds: int = ROUNDS) -> list[str]:
@@ -63,7 +63,7 @@ def test_mlflow_is_away_for_good(
 ) -> None:
     place = {"MLFLOW_TRACKING_URI": mlflow_server.uri}
     more = ["--set", "track.timeout=3", "--set", "track.model=stones"]
-    words = [*long_training(shared_data, rounds=200), *more]
+    words = [*long_training(shared_data, rounds=100), *more]
     with boostline.start("train", *words, **place) as process:
         wait_for_checkpoint(boostline, process, 20)
         mlflow_server.kill()
@@ -89,7 +89,7 @@ def test_mlflow_is_away_for_good(
     client = MlflowClient(mlflow_server.uri, mlflow_server.uri)
     (run,) = runs_of(client)
     assert ran.stdout.startswith(f"Recorded: MLflow run {run.info.run_id}, models:/m-")
-    everything_is_there(client, run.info.run_id, rounds=200)
+    everything_is_there(client, run.info.run_id, rounds=100)
     assert client.get_model_version("stones", "1").run_id == run.info.run_id
     again = boostline("record", **place)
     assert again.stdout == "Nothing waits to be recorded.\n"

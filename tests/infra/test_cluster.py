@@ -59,7 +59,8 @@ def cluster_processes() -> set[int]:
     return {
         child.pid
         for child in psutil.Process().children(recursive=True)
-        if not any("resource_tracker" in word for word in child.cmdline())
+        if child.status() != psutil.STATUS_ZOMBIE  # of an earlier cluster
+        and not any("resource_tracker" in word for word in child.cmdline())
     }
 
 
