@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,12 @@ def _place(uri: str) -> str:
     return str(filesystem.unstrip_protocol(path)).rstrip("/")
 
 
+def _filesystem(out: str) -> tuple[Any, str]:
+    """One of its own, so that a transaction on it holds nobody else's files back."""
+    filesystem, path = fsspec.core.url_to_fs(out, skip_instance_cache=True)
+    return filesystem, str(path)
+
+
 def _schemas(parts: Sequence[Part]) -> list[pa.Schema]:
     """Of each part: a kept column may hold integers in one file and floats in another."""
     found = []
@@ -150,9 +156,9 @@ def _write_file(
     parts: Sequence[Part], out: str, writer_of: Callable[[Any, pa.Schema], Any]
 ) -> None:
     schema = _unified(_schemas(parts))
-    filesystem, path = fsspec.core.url_to_fs(out)
-    with _beside(filesystem, [path]) as (beside,), ExitStack() as stack:
-        file: Any = stack.enter_context(filesystem.open(beside, "wb"))
+    filesystem, path = _filesystem(out)
+    with _new(filesystem, [path]) as (new,), ExitStack() as stack:
+        file: Any = stack.enter_context(filesystem.open(new, "wb"))
         if out.endswith(".gz"):
             # without the time of writing, which would make other bytes every time
             file = stack.enter_context(gzip.GzipFile(fileobj=file, mode="wb", mtime=0))
@@ -162,17 +168,17 @@ def _write_file(
 
 
 def _write_folder(parts: Sequence[Part], out: str) -> None:
-    filesystem, path = fsspec.core.url_to_fs(out)
+    filesystem, path = _filesystem(out)
     filesystem.makedirs(path, exist_ok=True)
     schemas = _schemas(parts)
     schema = _unified(schemas)
     differ = any(each != schema for each in schemas)
     names = [f"{path}/part-{number:05d}.parquet" for number in range(len(parts))]
-    with _beside(filesystem, names) as files:
-        for part, beside in zip(parts, files, strict=True):
+    with _new(filesystem, names) as files:
+        for part, new in zip(parts, files, strict=True):
             if differ:
                 write_part(part.uri, _table(part, schema))
-            with open_input(part.uri) as source, filesystem.open(beside, "wb") as file:
+            with open_input(part.uri) as source, filesystem.open(new, "wb") as file:
                 shutil.copyfileobj(source, file)
     for old in filesystem.ls(path, detail=False, refresh=True):
         name = str(old).rpartition("/")[2]
@@ -181,30 +187,19 @@ def _write_folder(parts: Sequence[Part], out: str) -> None:
 
 
 @contextmanager
-def _beside(filesystem: Any, paths: Sequence[str]) -> Iterator[list[str]]:
-    """Names beside `paths`, for what takes its place when all of it is written."""
+def _new(filesystem: Any, paths: Sequence[str]) -> Iterator[list[str]]:
+    """Names to write to for what stands at `paths` when all of it is written, or not at all."""
+    if not isinstance(filesystem, LocalFileSystem):
+        with filesystem.transaction:
+            yield list(paths)
+        return
     mark = uuid4().hex
     # a dot in front: who reads the folder meanwhile passes over it
-    names = ["/.".join([*path.rpartition("/")[::2]]) + f".{mark}.part" for path in paths]
+    names = [str(Path(path).with_name(f".{Path(path).name}.{mark}.part")) for path in paths]
     try:
         yield names
         for name, path in zip(names, paths, strict=True):
-            _rename(filesystem, name, path)
-    except BaseException:
+            os.replace(name, path)
+    finally:
         for name in names:
-            with suppress(OSError):
-                filesystem.rm_file(name)
-        raise
-
-
-def _rename(filesystem: Any, name: str, path: str) -> None:
-    """`filesystem.mv` takes names for patterns."""
-    if isinstance(filesystem, LocalFileSystem):
-        os.replace(name, path)
-        return
-    try:
-        filesystem.cp_file(name, path)
-    except NotImplementedError:  # one that can only rename
-        filesystem.mv(name, path)
-    else:
-        filesystem.rm_file(name)
+            Path(name).unlink(missing_ok=True)
