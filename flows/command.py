@@ -10,10 +10,7 @@ import sys
 from contextlib import suppress
 from typing import NoReturn
 
-INTERRUPTED = (
-    "Interrupted. What was done up to the last checkpoint is kept: "
-    "the same command goes on from there."
-)
+GOES_ON = "What was done up to the last checkpoint is kept: the same command goes on from there."
 
 
 def main() -> NoReturn:
@@ -28,7 +25,7 @@ def main() -> NoReturn:
     try:
         code = _exit_code()
     except KeyboardInterrupt:  # before that could be met, or once more while it was
-        _say(INTERRUPTED)
+        _say(_interrupted())
         code = 130
     train = sys.modules.get("flows.train")
     if train is not None and train.unsent.is_set():
@@ -51,7 +48,7 @@ def _exit_code() -> int:
     except SystemExit as end:
         return _told(end)
     except KeyboardInterrupt:
-        _say(INTERRUPTED)
+        _say(_interrupted())
         return 130
     except (UserError, StartSettingError) as error:
         _say(str(error))
@@ -60,6 +57,9 @@ def _exit_code() -> int:
         _say(str(error))
         return 1
     except BaseException as error:  # noqa: BLE001 - the last stop: told, kept, and exit code 1
+        if refused := _refused_by_prefect(error):
+            _say(refused)
+            return 2
         _say_unexpected(error)
         return 1
     return 0
@@ -68,10 +68,32 @@ def _exit_code() -> int:
 def _told(end: SystemExit) -> int:
     """Typer ends with SystemExit also after Ctrl-C and after a pipe that broke, without a word."""
     if end.code == 130:
-        _say(INTERRUPTED)
+        _say(_interrupted())
     elif isinstance(end.__context__, BrokenPipeError):
         _say("Whoever read this command's output closed it before the end.")
     return end.code if isinstance(end.code, int) else int(end.code is not None)
+
+
+def _interrupted() -> str:
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    return f"Interrupted. {GOES_ON}" if command == "train" else "Interrupted."
+
+
+def _refused_by_prefect(error: BaseException) -> str:
+    """What to say where Prefect's server lets nobody in; nothing of any other error."""
+    exceptions = sys.modules.get("prefect.exceptions")
+    if exceptions is None or not isinstance(error, exceptions.PrefectHTTPStatusError):
+        return ""
+    code = error.response.status_code
+    if code not in (401, 403):
+        return ""
+    from tasks.engine.secrets import without_secrets
+
+    place = without_secrets(os.environ.get("PREFECT_API_URL", ""))
+    return (
+        f"The Prefect server at {place} (PREFECT_API_URL) wants another password: it answers "
+        f"{code}. Set PREFECT_API_AUTH_STRING to user:password, or PREFECT_API_KEY."
+    )
 
 
 def _say(message: str) -> None:

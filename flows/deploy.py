@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.schedule import check_schedule, clock_changes, next_times, told
+from flows.standing import standing
+from infra.services import Services
 from tasks.engine.config import Config
 from tasks.engine.dates import has_dates
 from tasks.engine.errors import RunError, UserError, listing
@@ -25,7 +27,11 @@ GPU_POOL = "boostline-gpu"
 
 @dataclass(frozen=True)
 class Deployed:
-    """What was deployed: `times` are the next ones it runs at, in the schedule's zone."""
+    """What was deployed: `times` are the next ones it runs at, in the schedule's zone.
+
+    `server` is Prefect's API where another shell does not know of it, as it is that of `boostline
+    up`; `is_served` says that its worker runs what is deployed.
+    """
 
     name: str
     pool: str
@@ -34,6 +40,8 @@ class Deployed:
     times: tuple[datetime, ...]
     notes: tuple[str, ...]
     notified: tuple[str, ...] = ()
+    server: str = ""
+    is_served: bool = False
 
 
 def deploy(
@@ -88,7 +96,16 @@ def deploy(
             *_also_training(config.track.model, name),
         ),
         notified=tuple(notify),
+        server=services.prefect if (services := _of_up(home)) else "",
+        is_served=services is not None and services.pool == pool,
     )
+
+
+def _of_up(home: Home) -> Services | None:
+    """The services of `boostline up`, where it was them that were talked to."""
+    services = standing(home)
+    same = services is not None and os.environ.get("PREFECT_API_URL") == services.prefect
+    return services if same else None
 
 
 def watch(notify: Sequence[str], deployment: str | None, home: Home) -> list[str]:
@@ -248,9 +265,11 @@ def lines(deployed: Deployed) -> Sequence[str]:
     shown += [f"! {note}" for note in deployed.notes]
     if deployed.notified:
         shown += ["", _telling("A run", deployed.notified)]
+    at = f"PREFECT_API_URL={deployed.server} " if deployed.server else ""
+    worker = f"{at}prefect worker start --pool {deployed.pool}"
     shown += [
         "",
-        f"A worker runs it:  prefect worker start --pool {deployed.pool}",
-        f"Run it now:        prefect deployment run '{deployed.name}'",
+        f"A worker runs it:  {'that of boostline up' if deployed.is_served else worker}",
+        f"Run it now:        {at}prefect deployment run '{deployed.name}'",
     ]
     return shown

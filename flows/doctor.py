@@ -299,11 +299,12 @@ def _cluster(config: Config, home: Home) -> Iterator[Finding]:
     if cluster.kind != "address" or not cluster.address:
         yield Finding("Dask", f"{cluster.workers} workers of our own, on loopback")
         return
-    shown, parts = without_secrets(cluster.address), urlsplit(cluster.address)
-    host, port = parts.hostname or "", parts.port or 8786
+    shown, address = without_secrets(cluster.address), cluster.address
+    parts = urlsplit(address if "://" in address else f"tcp://{address}")
     try:
+        host, port = parts.hostname or "", parts.port or 8786
         socket.create_connection((host, port), timeout=ANSWER_SECONDS).close()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         yield Finding(
             "Dask",
             f"{shown} does not answer ({error})",

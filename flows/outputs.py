@@ -33,6 +33,10 @@ class Output:
 
     def __post_init__(self) -> None:
         """Raises UserError for another ending, or a folder that isn't there or is closed."""
+        try:
+            fsspec.core.url_to_fs(self.out)
+        except (ImportError, ValueError) as error:
+            raise UserError(f"OUT is {self.out!r}: {str(error).rstrip('.')}.") from None
         parent = Path(self.out).parent if "://" not in self.out else None
         if parent is not None and not parent.is_dir():
             raise UserError(f"The folder {str(parent)!r} of OUT does not exist. Make it first.")

@@ -2,26 +2,25 @@
 
 import json
 import socket
-import ssl
 import urllib.error
 from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
 
-from infra.asking import ask
+from infra.asking import NO_ANSWER, ask
 
 ANSWER_SECONDS = 5
 
 
 def status(url: str) -> int | None:
-    """The HTTP status without any credentials; None where nobody answers."""
+    """The HTTP status without any credentials; None where nobody answers in HTTP."""
     try:
         with ask(url, timeout=ANSWER_SECONDS) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
-    except (OSError, ssl.SSLError, ValueError):
+    except NO_ANSWER:
         return None
 
 
@@ -30,7 +29,7 @@ def read(url: str) -> Any:
     try:
         with ask(url, timeout=ANSWER_SECONDS) as answer:
             text = answer.read().decode(errors="replace")
-    except (OSError, ssl.SSLError, ValueError):
+    except NO_ANSWER:
         return None
     try:
         return json.loads(text)

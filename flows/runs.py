@@ -13,10 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flows.places import check_let_in
+from flows.places import check_let_in, store_of
 from flows.results import labelled, model_lines, one_line, show_notes, show_report
 from flows.standing import mlflow_pages, standing, use_services
-from infra.mlflow_store import prepare_mlflow
 from tasks.engine.errors import RunError
 from tasks.engine.home import Home
 from tasks.engine.secrets import without_secrets
@@ -77,7 +76,7 @@ def _tracking(home: Home) -> str:
         return ""
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    return prepare_mlflow(home.local)
+    return store_of(home)
 
 
 def _asked(uri: str, question: Callable[[MlflowClient], T]) -> T:

@@ -41,6 +41,12 @@ def check_schedule(cron: str, timezone: str) -> None:
             f"{cron!r} is no schedule (--cron). It takes five fields (minute, hour, day of the "
             "month, month, day of the week), as in '0 3 * * *' for every day at 03:00."
         ) from None
+    try:
+        next_times(cron, timezone, 1, datetime.now(UTC))
+    except ValueError:
+        raise UserError(
+            f"{cron!r} (--cron) never comes: no month that it names has such a day."
+        ) from None
 
 
 def next_times(cron: str, timezone: str, count: int, start: datetime) -> list[datetime]:

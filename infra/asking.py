@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import http.client
 import ipaddress
 import urllib.request
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 LOOPBACK = "127.0.0.1"
+# What `ask` raises where nobody answers, or what answers speaks no HTTP. A port of another service
+# may say anything.
+NO_ANSWER = (OSError, ValueError, http.client.HTTPException)
 
 
 def is_loopback(url: str) -> bool:
@@ -20,9 +24,19 @@ def is_loopback(url: str) -> bool:
         return host == "localhost"
 
 
+def without_user(url: str) -> str:
+    """The URL without user and password: urllib would look for a host of that name."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
 def ask(request: str | urllib.request.Request, timeout: float) -> Any:
-    """As `urllib.request.urlopen`, whose errors it raises."""
-    url = request if isinstance(request, str) else request.full_url
+    """As `urllib.request.urlopen`, whose errors it raises; without the user that a URL names."""
+    if isinstance(request, str):
+        request = urllib.request.Request(without_user(request))
+    else:
+        request.full_url = without_user(request.full_url)
+    url = request.full_url
     # `urlopen` itself would keep the proxies of its first call as long as the process lives
     past = [urllib.request.ProxyHandler({})] if is_loopback(url) else []
     return urllib.request.build_opener(*past).open(request, timeout=timeout)

@@ -1,6 +1,7 @@
 """Opening a Dask cluster: one function for every kind, one entry of `CLUSTER_KINDS` per kind."""
 
 import difflib
+import fcntl
 import importlib
 import logging
 import os
@@ -10,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from hashlib import blake2b
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -167,20 +169,21 @@ def send_variables(client: Client, variables: Mapping[str, str]) -> None:
 
 
 class Variables(WorkerPlugin):
-    """Sets environment variables of a worker."""
+    """Sets environment variables of a worker.
 
-    name = "boostline-variables"
-    idempotent = False
+    Each set has a name of its own: Dask tears a plugin down when another comes under its name, and
+    of two runs on one cluster the second would take the first one's variables away.
+    """
+
+    idempotent = True
 
     def __init__(self, variables: Mapping[str, str]) -> None:
         self.variables = dict(variables)
+        told = repr(sorted(self.variables.items())).encode()
+        self.name = f"boostline-variables-{blake2b(told, digest_size=16).hexdigest()}"
 
     def setup(self, worker: Worker) -> None:
         os.environ.update(self.variables)
-
-    def teardown(self, worker: Worker) -> None:
-        for name in self.variables:
-            os.environ.pop(name, None)
 
 
 class UserFolder(WorkerPlugin):
@@ -258,7 +261,10 @@ def _scratch_folder(parent: Path | str | None) -> Iterator[str]:
         Path(parent).mkdir(parents=True, exist_ok=True)
     folder = tempfile.mkdtemp(prefix="cluster-", dir=parent)
     try:
-        yield folder
+        # `boostline clean` passes over a folder with a lock that is held, however old its files are
+        with open(os.path.join(folder, "in-use.lock"), "wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

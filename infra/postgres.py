@@ -43,12 +43,13 @@ def open_database(url: str) -> Database:
     """
     try:
         given = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # what stands for the port is no number
         given = URL.create("none")
     if given.get_backend_name() not in ("postgresql", "postgres") or not given.database:
         raise PostgresError(
             "it is not the URL of a PostgreSQL database. It should read "
-            "postgresql://USER:${PASSWORD_VARIABLE}@HOST:5432/DATABASE"
+            "postgresql://USER:${PASSWORD_VARIABLE}@HOST:5432/DATABASE, with @, : and / of a "
+            "password as %40, %3A and %2F"
         )
     for driver in ("psycopg", "asyncpg"):
         if importlib.util.find_spec(driver) is None:

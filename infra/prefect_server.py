@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from infra.asking import LOOPBACK, ask, is_loopback, without_proxy
+from infra.asking import LOOPBACK, ask, is_loopback, without_proxy, without_user
 from infra.fresh_databases import make_empty
 from infra.prefect_files import write_client_files
 from infra.service_process import ServiceError, ServiceProcess
@@ -106,8 +106,8 @@ class EmbeddedPrefect:
         kept = "What was done is kept: the same command goes on from there."
         if self.process is None or (code := self.process.code) is None:
             return (
-                f"The Prefect server at {self.api_url} (PREFECT_API_URL) does not answer any more, "
-                f"however often it is asked (PREFECT_CLIENT_MAX_RETRIES). {kept}"
+                f"The Prefect server at {without_user(self.api_url)} (PREFECT_API_URL) does not "
+                f"answer any more, however often it is asked (PREFECT_CLIENT_MAX_RETRIES). {kept}"
             )
         return (
             f"The embedded Prefect server ended with code {code} during the run. {kept} "
@@ -330,17 +330,17 @@ def _wait_for_configured(api_url: str, limit_s: float) -> None:
             return
         except (urllib.error.HTTPError, ssl.SSLError):
             return  # somebody answers; credentials and certificates are Prefect's to judge
-        except ValueError as error:
+        except (ValueError, http.client.InvalidURL) as error:
             raise StartSettingError(
-                f"PREFECT_API_URL={api_url!r} is not a URL. Write it as in "
+                f"PREFECT_API_URL={without_user(api_url)!r} is not a URL. Write it as in "
                 "http://127.0.0.1:4200/api, or unset it to use the embedded server."
             ) from error
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             if isinstance(getattr(error, "reason", None), ssl.SSLError):
                 return
             if time.monotonic() > deadline:
                 raise PrefectServerError(
-                    f"No Prefect server answers at {api_url} (PREFECT_API_URL) after "
+                    f"No Prefect server answers at {without_user(api_url)} (PREFECT_API_URL) after "
                     f"{limit_s:g} s ({VARIABLE}): {getattr(error, 'reason', error)}. Start it, "
                     "correct PREFECT_API_URL, or unset it to use the embedded server."
                 ) from error

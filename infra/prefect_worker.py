@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
-from infra.asking import ask
+from infra.asking import NO_ANSWER, ask
 from infra.service_process import STOP_TIMEOUT_S, ServiceProcess, watched
 
 # A training that is ended tells Prefect and MLflow so, and closes its cluster.
@@ -61,6 +61,6 @@ def online(api_url: str, pool: str) -> list[str]:
     try:
         with ask(request, timeout=5) as answer:
             workers = json.load(answer)
-    except (OSError, ValueError):
+    except NO_ANSWER:
         return []
     return [str(worker["name"]) for worker in workers if worker["status"] == "ONLINE"]

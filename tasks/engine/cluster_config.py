@@ -12,9 +12,15 @@ _NAME = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"  # of an object of Kubernetes
 
 
 def _a_size(text: str | None) -> str | None:
-    if text is not None and not re.fullmatch(r"(?i)auto|\d+(\.\d+)? *([kmgtp]i?)?b?", text.strip()):
+    if text is not None and not re.fullmatch(r"(?i)\d+(\.\d+)? *([kmgtp]i?)?b?", text.strip()):
         raise ValueError(f'{text!r} is no size of memory: write it as in "4GiB"')
     return text
+
+
+def _a_size_or_auto(text: str | None) -> str | None:
+    if text is not None and text.strip().lower() == "auto":
+        return "auto"
+    return _a_size(text)
 
 
 def _each_once(devices: tuple[str, ...]) -> tuple[str, ...]:
@@ -84,7 +90,7 @@ class ClusterConfig(Section):
         "unset, 2 CPUs each with kubernetes and slurm.",
         ge=1,
     )
-    memory_limit: Annotated[str | None, AfterValidator(_a_size)] = Field(
+    memory_limit: Annotated[str | None, AfterValidator(_a_size_or_auto)] = Field(
         None,
         description='Memory of a worker, as in "8GiB"; a share of this host\'s if unset, 4GiB each '
         "with kubernetes and slurm.",

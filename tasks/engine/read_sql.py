@@ -102,10 +102,11 @@ def _engine(source: Input, config: DataConfig) -> Any:
         raise UserError(
             f"{source.shown} needs the Python package {error.name!r}: pip install {error.name}."
         ) from None
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # what stands for the port is no number
         raise UserError(
             f"{source.shown} is not a database URL. It reads "
-            "dialect+driver://user:password@host:port/database."
+            "dialect+driver://user:password@host:port/database, with @, : and / of a password as "
+            "%40, %3A and %2F."
         ) from None
 
 

@@ -10,6 +10,7 @@ import fsspec
 import pytest
 
 from flows.clean import REMOVABLE, Removed, age, remove_old, sentences
+from infra.cluster import _scratch_folder
 from tasks.engine.errors import UserError
 from tasks.engine.home import Home
 from tasks.ledger import under_way
@@ -69,6 +70,16 @@ def test_a_run_under_way_keeps_its_files(home: Home) -> None:
         assert remove_old(home, timedelta(0)) == []
         assert fresh.exists() and old.exists()
     assert remove_old(home, timedelta(0)) == [Removed("checkpoints", 1, 1000)]
+
+
+def test_the_folder_of_a_cluster_stays_as_long_as_it_stands(home: Home) -> None:
+    with _scratch_folder(home.path("dask")) as folder:
+        page = put(home, f"dask/{Path(folder).name}/worker-x/page", 90)
+        lock = Path(folder, "in-use.lock")
+        os.utime(lock, (0, 0))
+        assert remove_old(home, timedelta(0)) == []
+        assert page.exists()
+    assert not Path(folder).exists()
 
 
 def test_reading_counts_as_use(home: Home) -> None:

@@ -176,6 +176,22 @@ def test_a_wrong_call_says_what_is_known(
             id="ctrl-c",
         ),
         pytest.param(
+            "sys.argv[1:2] = ['predict']; raise KeyboardInterrupt",
+            130,
+            "Interrupted.\n",
+            id="ctrl-c-where-nothing-is-kept",
+        ),
+        pytest.param(
+            "import os, httpx; from prefect.exceptions import PrefectHTTPStatusError as Refused; "
+            "os.environ['PREFECT_API_URL'] = 'http://me:s3cret@here/api'; "
+            "request = httpx.Request('GET', 'http://here'); "
+            "raise Refused('no', request=request, response=httpx.Response(401, request=request))",
+            2,
+            "The Prefect server at http://***@here/api (PREFECT_API_URL) wants another password: "
+            "it answers 401. Set PREFECT_API_AUTH_STRING to user:password, or PREFECT_API_KEY.\n",
+            id="prefect-lets-nobody-in",
+        ),
+        pytest.param(
             "command._told = load; raise KeyboardInterrupt",
             130,
             "Interrupted. What was done up to the last checkpoint is kept: the same command goes "

@@ -98,6 +98,7 @@ def test_the_table_itself_is_not_written_over(out: str, source: str, place: Path
 @pytest.mark.parametrize(
     ("out", "message"),
     [
+        ("nosuch://b/o.csv", "OUT is 'nosuch://b/o.csv': Protocol not known: nosuch."),
         ("o.xlsx", "it must end in .parquet, .csv or .csv.gz, or be a folder's name."),
         ("nowhere/o.csv", "The folder 'nowhere' of OUT does not exist. Make it first."),
         ("made.csv", "OUT is 'made.csv', which is a folder. Name a file."),

@@ -68,6 +68,12 @@ def test_moved_runs_are_told(cron: str, zone: str, expected: list[str]) -> None:
             id="no cron",
         ),
         pytest.param(
+            "0 0 30 2 *",
+            "UTC",
+            "'0 0 30 2 *' (--cron) never comes: no month that it names has such a day.",
+            id="no such day",
+        ),
+        pytest.param(
             "0 3 * * *",
             "Europe/Berln",
             "--timezone: there is no time zone 'Europe/Berln'. Did you mean 'Europe/Berlin'? "

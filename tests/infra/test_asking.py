@@ -1,16 +1,20 @@
 """Loopback is asked directly, whatever proxy the environment names."""
 
 import http.server
+import re
+import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
 from flows.reach import read, status
 from infra.asking import ask, is_loopback, without_proxy
-from infra.prefect_server import EMBEDDED, EmbeddedPrefect
+from infra.prefect_server import EMBEDDED, EmbeddedPrefect, PrefectServerError
 from infra.prefect_worker import online
+from infra.start_limit import StartSettingError
 
 
 class _Answer(http.server.BaseHTTPRequestHandler):
@@ -49,6 +53,41 @@ def test_services_here_are_found_beside_a_proxy(monkeypatch: pytest.MonkeyPatch)
         assert online(f"{url}/api", "boostline") == ["w"]
     with pytest.raises(OSError, match="refused"):
         ask("http://192.0.2.1/", timeout=5)  # goes to the proxy
+
+
+def test_a_user_in_a_url_is_not_taken_for_the_host() -> None:
+    with server() as url:
+        named = url.replace("http://", "http://me:s3cret@")
+        assert status(named) == 200
+        assert read(named) == "here"
+        assert online(f"{named}/api", "boostline") == ["w"]
+        EmbeddedPrefect(Path(), f"{named}/api", None).wait()
+
+
+@pytest.mark.parametrize("said", [b"SSH-2.0-OpenSSH_9.2\r\n", b""])
+def test_who_does_not_speak_http_does_not_answer(said: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=_say, args=(listening, said), daemon=True).start()
+        place = f"127.0.0.1:{listening.getsockname()[1]}"
+        assert (status(f"http://{place}"), read(f"http://{place}")) == (None, None)
+        assert online(f"http://{place}/api", "boostline") == []
+        with pytest.raises(PrefectServerError) as told:
+            EmbeddedPrefect(Path(), f"http://me:s3cret@{place}/api", None).wait()
+    assert str(told.value).startswith(f"No Prefect server answers at http://{place}/api (PREF")
+
+
+def _say(listening: socket.socket, said: bytes) -> None:
+    with suppress(OSError):
+        while True:
+            with listening.accept()[0] as caller:
+                caller.sendall(said)
+
+
+def test_what_is_no_url_does_not_answer() -> None:
+    assert status("http://127.0.0.1:4200api") is None
+    message = "PREFECT_API_URL='http://127.0.0.1:4200api' is not a URL. Write it as in "
+    with pytest.raises(StartSettingError, match=re.escape(message)):
+        EmbeddedPrefect(Path(), "http://127.0.0.1:4200api", None).wait()
 
 
 @pytest.mark.parametrize(

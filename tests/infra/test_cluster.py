@@ -17,7 +17,7 @@ from distributed import LocalCluster
 from distributed.scheduler import KilledWorker
 
 from infra.address_cluster import different_versions
-from infra.cluster import EXTRAS, ClusterError, open_cluster, send_user_folder
+from infra.cluster import EXTRAS, ClusterError, open_cluster, send_user_folder, send_variables
 from infra.cluster_plan import ClusterSettingError
 from infra.growing import at_full_size
 
@@ -315,3 +315,12 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     with pytest.raises(ClusterSettingError, match=message), open_cluster(kind="slurm"):
         pass
+
+
+def test_runs_on_one_cluster_leave_each_other_their_variables(dask_client: Any) -> None:
+    names = ("BOOSTLINE_TEST_ONE", "BOOSTLINE_TEST_TWO")
+    send_variables(dask_client, {names[0]: "1"})
+    send_variables(dask_client, {names[1]: "2"})
+    send_variables(dask_client, {})
+    for name, value in zip(names, "12", strict=True):
+        assert set(dask_client.run(os.getenv, name).values()) == {value}

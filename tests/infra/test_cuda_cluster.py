@@ -51,6 +51,7 @@ def test_cuda_without_a_gpu_is_refused(reason: str, tmp_path: Path) -> None:
         ({"gpu_devices": ["0"]}, "cluster.gpu_devices is for cluster.kind=cuda"),
         ({"kind": "cuda", "gpu_pool_size": "1GB"}, "needs cluster.gpu_allocator=pool"),
         ({"kind": "cuda", "gpu_memory_limit": "much"}, "'much' is no size of memory"),
+        ({"kind": "cuda", "gpu_memory_limit": "auto"}, "'auto' is no size of memory"),
         ({"kind": "cuda", "gpu_devices": ["0", "0"]}, "'0' is named more than once"),
     ],
 )

@@ -115,11 +115,14 @@ def test_a_command_that_ends_takes_what_it_left_along() -> None:
     assert not [each for each in after - before if each.is_running()]
 
 
-@pytest.mark.parametrize("url", ["mysql://db/x", "postgresql://me@db", "not a url"])
+@pytest.mark.parametrize(
+    "url", ["mysql://db/x", "postgresql://me@db", "not a url", "postgresql://me:p@ss:w0rd@db/b"]
+)
 def test_only_a_postgresql_database_is_taken(url: str) -> None:
     with pytest.raises(PostgresError) as refused:
         open_database(url)
     assert str(refused.value) == (
         "it is not the URL of a PostgreSQL database. It should read "
-        "postgresql://USER:${PASSWORD_VARIABLE}@HOST:5432/DATABASE"
+        "postgresql://USER:${PASSWORD_VARIABLE}@HOST:5432/DATABASE, with @, : and / of a "
+        "password as %40, %3A and %2F"
     )
