@@ -28,7 +28,7 @@ from tasks.engine.scoring import Encoder
 from tasks.engine.spec import BoostSpec
 from tasks.engine.split import TRAIN, VALID
 
-FORMAT = 1
+FORMAT = 2
 
 # what is passed on to XGBoost under the same name
 _PASSED_ON = (
@@ -161,7 +161,11 @@ def _read(groups: RowGroups, plan: Plan, encoder: Encoder, device: Device) -> Si
 
 @dataclass(frozen=True)
 class _Sample:
-    """Reads the sampled training rows as features float32 (n, p), the same on every worker."""
+    """Reads the sampled training rows as features float32 (n, p), the same on every worker.
+
+    A row more has the last category of every feature: a code beyond the sampled ones would be
+    trained as if it were the largest of these.
+    """
 
     parts: tuple[Slice, ...]
     share: float
@@ -171,12 +175,14 @@ class _Sample:
         encoder = Encoder.from_json(self.encoder)
         most = sum(part.rows for part in self.parts)
         # into its place part by part: of a wide table it is some 100 MB, and once is enough
-        features = np.empty((len(encoder.columns), most), np.float32)
+        features = np.empty((len(encoder.columns), most + 1), np.float32)
         rows = 0
         for frame in read_slices(self.parts, self.share):
             features[:, rows : rows + len(frame)] = encoder.encode(frame).T
             rows += len(frame)
-        return features[:, :rows].T
+        last = [len(column.categories or ()) - 1 for column in encoder.columns]
+        features[:, rows] = [code if code >= 0 else np.nan for code in last]
+        return features[:, : rows + 1].T
 
 
 def _matrix_options(plan: Plan, profile: Profile, cluster: ClusterConfig) -> MatrixOptions:

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 import xgboost as xgb
 
 from tasks.engine.batches import Batch, BatchSource, Counts, Sides, open_cache
+from tasks.engine.boosting import _Sample
 from tasks.engine.errors import RunError
 from tasks.engine.matrix import (
     BatchIterator,
@@ -22,6 +25,8 @@ from tasks.engine.matrix import (
     matrices,
     reference_matrix,
 )
+from tasks.engine.parts import write_slices
+from tasks.engine.scoring import Column, Encoder
 from tests.engine import rows_for_boosting as made
 
 SCHEMA = Schema(made.NAMES, made.TYPES)
@@ -169,6 +174,25 @@ def test_bins_hold_about_as_many_rows_each_and_categories_one_each() -> None:
     np.testing.assert_array_equal(b, np.arange(90))
     np.testing.assert_array_equal(c[1:-1], np.unique(np.round(NORMAL))[1:])
     assert len(d) <= 2
+
+
+def test_a_category_that_no_sampled_row_has_is_trained_as_itself(tmp_path: Path) -> None:
+    encoder = Encoder((Column("a", "number"), Column("kind", "category", categories=(*"pqrs",))))
+    kinds = np.array(["p", "q", "r", "s"] * 50)
+    sampled = pa.table({"a": np.arange(3.0), "kind": ["p", "q", "r"], "_draw": np.zeros(3)})
+    (parts,) = write_slices(str(tmp_path), sampled, [3])
+    reference = reference_matrix(
+        _Sample(parts, 1.0, encoder.to_json())(), Schema(("a", "kind"), ("q", "c")), 64, 1
+    )
+    features = encoder.encode(pd.DataFrame({"a": np.zeros(200), "kind": kinds}))
+    label = np.where(kinds == "s", 10.0, 0.0)
+    train = xgb.QuantileDMatrix(
+        features, label, ref=reference, enable_categorical=True,
+        feature_names=["a", "kind"], feature_types=["q", "c"], max_bin=64, nthread=1,
+    )  # fmt: skip
+    params = {"base_score": 0, "reg_lambda": 0, "eta": 1, "max_bin": 64, "nthread": 1}
+    found = xgb.train(params, train, 1)
+    np.testing.assert_allclose(found.inplace_predict(features), label, atol=1e-5)
 
 
 @pytest.mark.parametrize(
