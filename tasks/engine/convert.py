@@ -21,7 +21,6 @@ from tasks.engine.home import Home, digest_of, writing
 from tasks.engine.infer import Evidence, check_evidence
 from tasks.engine.inputs import CHUNK, Input, SourceFile, changed, too_large
 from tasks.engine.parquet import check_rows, footer_digest
-from tasks.engine.read_sql import unordered
 from tasks.engine.reading import Reading
 from tasks.engine.schema import EXACT, Conflict, columns_of, rounded, unify
 from tasks.engine.sources import Source, current, partition_note
@@ -48,6 +47,7 @@ class Converted(Frozen):
     evidence: tuple[Evidence, ...] = ()
     opened_bytes: int = 0
     is_ended: bool = True
+    notes: tuple[str, ...] = ()
 
 
 def convert(
@@ -94,21 +94,19 @@ def convert(
         for name in record.wide
         if name in names
     ]
-    order = unordered(config) if source.format == "sql" else ""
     dataset = Dataset(
         source=source.shown,
         columns=columns,
         files=tuple(record.file for record in records),
-        notes=(*notes, *partition_note(source), *more, *wide, *([order] if order else [])),
+        notes=(*notes, *partition_note(source), *more, *wide),
     )
     check_rows(dataset)
     return dataset
 
 
 def _notes(file: SourceFile, record: Converted) -> list[str]:
-    if record.is_ended:
-        return []
-    return [f"{file.shown}: the last line has no line end. Was the file cut short?"]
+    cut_short = f"{file.shown}: the last line has no line end. Was the file cut short?"
+    return [*record.notes, *([] if record.is_ended else [cut_short])]
 
 
 def convert_file(
@@ -155,10 +153,13 @@ def _converted(
         if FORMATS[kind].is_stored:
             record = _checked(file, source, record)
             options = _options(kind, config, texts)
-            read_as = digest_of(_VERSION, kind, record.source_digest, *options)
+            # where batches are cut decides the last bits of means
+            cut = config.row_group_rows
+            read_as = digest_of(_VERSION, kind, record.source_digest, cut, *options)
             record = _with_digest(record, read_as)
         else:
             record = _with_digest(record, _file_digest(path))
+            record = record.model_copy(update={"notes": tuple(source.notes)})
         if not file.modified:  # only the content tells whether it changed
             key = digest_of(key, record.file.digest)
         _publish(path, home.path(_FOLDER, key, "data.parquet"))

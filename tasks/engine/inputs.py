@@ -64,6 +64,7 @@ class Input:
         self.scratch = scratch
         self.texts = texts
         self.digests: list[str] = []
+        self.notes: list[str] = []
         self.opened_bytes = 0
         self.lines = 0
         self.tail = b""

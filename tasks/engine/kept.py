@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from tasks.engine.dataset import Dataset, File, Frozen
+from tasks.engine.frames import Device
 from tasks.engine.home import Home, digest_of
 from tasks.engine.moments import Float64, Moments
 from tasks.engine.parts import Slice, present
@@ -44,18 +45,20 @@ class _Index(Frozen):
     files: tuple[KeptFile, ...]
 
 
-def place_of(source: str, plan: Plan) -> str:
+def place_of(source: str, plan: Plan, device: Device) -> str:
     """The name under `profiles` of what is kept of a source's files.
 
-    A summary depends on a file's path, content and the plan alone; neither on the scaler's kind
-    nor on limits, which are looked at once files are together.
+    A summary depends on a file's path, content, the plan and the device alone; neither on the
+    scaler's kind nor on limits, which are looked at once files are together.
     """
-    return f"files-{digest_of(FORMAT, source, plan)}"
+    return f"files-{digest_of(FORMAT, source, plan, device)}"
 
 
-def kept_files(home: Home, dataset: Dataset, plan: Plan, share: float) -> dict[str, KeptFile]:
+def kept_files(
+    home: Home, dataset: Dataset, plan: Plan, share: float, device: Device
+) -> dict[str, KeptFile]:
     """What is known of the dataset's files, by path: of the same content, with all parts there."""
-    index = home.load(_Index, "profiles", place_of(dataset.source, plan), _INDEX)
+    index = home.load(_Index, "profiles", place_of(dataset.source, plan, device), _INDEX)
     if index is None:
         return {}
     digests = {file.path: file.digest for file in dataset.files if file.digest is not None}
@@ -69,9 +72,11 @@ def kept_files(home: Home, dataset: Dataset, plan: Plan, share: float) -> dict[s
     return {path: kept for path, kept in found.items() if needed[path] <= there}
 
 
-def keep_files(home: Home, source: str, plan: Plan, files: Iterable[KeptFile]) -> None:
+def keep_files(
+    home: Home, source: str, plan: Plan, device: Device, files: Iterable[KeptFile]
+) -> None:
     """Keeps what is known of a source's files in place of what was known before."""
-    home.save(_Index(files=tuple(files)), "profiles", place_of(source, plan), _INDEX)
+    home.save(_Index(files=tuple(files)), "profiles", place_of(source, plan, device), _INDEX)
 
 
 def kept_of(file: File, summary: PassSummary, share: float) -> KeptFile:

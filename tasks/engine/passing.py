@@ -42,13 +42,13 @@ def take_pass(
     """
     listed = digest_of([file.uri + file.modified for file in dataset.files], plan)
     rejected_folder = home.path("rejected", listed)
-    kept = kept_files(home, dataset, plan, share)
+    kept = kept_files(home, dataset, plan, share, device)
     fresh = [file for file in dataset.files if file.rows and file.path not in kept]
     this_pass = Pass(
         plan=plan,
         max_categories=data.max_categories,
         sample_share=share,
-        sample_folder=home.path("profiles", place_of(dataset.source, plan)),
+        sample_folder=home.path("profiles", place_of(dataset.source, plan, device)),
         rejected_folder=rejected_folder,
         device=device,
     )
@@ -64,7 +64,7 @@ def take_pass(
     files = [file for file in dataset.files if file.rows]
     if new:
         known = {**kept, **new}
-        keep_files(home, dataset.source, plan, [known[file.path] for file in files])
+        keep_files(home, dataset.source, plan, device, [known[file.path] for file in files])
     summary = merged([read.get(file.path) or summary_of(kept[file.path], plan) for file in files])
     categories = [feature for feature in plan.features if feature.kind == "category"]
     for feature, counts in zip(categories, summary.categories, strict=True):

@@ -120,7 +120,7 @@ def take_profile(
     """
     share = sample_share(dataset.rows, len(plan.features))
     limits = (config.data.max_rejected, config.data.max_categories)
-    settings = (FORMAT, plan, config.normalize, share, *limits)
+    settings = (FORMAT, plan, config.normalize, share, device, *limits)
     if dataset.digest is not None:
         known = home.load(Profile, "profiles", digest_of(dataset.digest, *settings), "profile.json")
         if known is not None and len(present(uris := _parts(known.sample))) == len(uris):

@@ -30,14 +30,11 @@ def read_sql(source: Input, config: DataConfig) -> Reading:
     return spooled(source, _tables(source, config), times_in_text=is_sqlite)
 
 
-def unordered(config: DataConfig) -> str:
-    """The note about rows whose order the database is free to change, or ""."""
-    if config.query and not re.search(r"\border\s+by\b", config.query, re.IGNORECASE):
-        return (
-            "data.query has no ORDER BY: the database may return the rows in another order next "
-            "time, and a row's place decides its side of the split."
-        )
-    return ""
+def _unordered(what: str) -> str:
+    return (
+        f"{what}: the database may return the rows in another order next time, and a row's place "
+        "decides its side of the split."
+    )
 
 
 def _tables(source: Input, config: DataConfig) -> Iterator[Any]:
@@ -138,6 +135,8 @@ def _statement(connection: Any, config: DataConfig, source: Input) -> Any:
     import sqlalchemy as sa
 
     if config.query:
+        if not re.search(r"\border\s+by\b", config.query, re.IGNORECASE):
+            source.notes.append(_unordered("data.query has no ORDER BY"))
         return sa.text(_PARAMETER.sub(r"\\:", config.query))
     schema, _, name = (config.table or "").rpartition(".")
     try:
@@ -149,6 +148,10 @@ def _statement(connection: Any, config: DataConfig, source: Input) -> Any:
             f"There is no table {config.table!r} (data.table) in {source.shown}."
             f"{nearest(name, known)} Its tables are: {listing(sorted(known))}."
         ) from None
+    if not table.primary_key.columns:
+        source.notes.append(
+            _unordered(f"The table {config.table!r} (data.table) has no primary key")
+        )
     return sa.select(table).order_by(*table.primary_key.columns)
 
 

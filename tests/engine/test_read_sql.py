@@ -66,6 +66,18 @@ def test_database_query(database: str, home: Home) -> None:
     )
 
 
+def test_a_table_without_a_key_has_no_order(database: str, home: Home, tmp_path: Path) -> None:
+    import sqlite3
+
+    with sqlite3.connect(tmp_path / "shop.db") as connection:
+        connection.execute("CREATE VIEW dear AS SELECT * FROM sales")
+    connection.close()
+    assert ingested(database, home, table="dear").notes == (
+        "The table 'dear' (data.table) has no primary key: the database may return the rows in "
+        "another order next time, and a row's place decides its side of the split.",
+    )
+
+
 def test_database_is_read_anew_each_time(database: str, home: Home, tmp_path: Path) -> None:
     import sqlite3
 
