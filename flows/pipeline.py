@@ -219,17 +219,18 @@ def recording(config: Config, home: Home) -> Iterator[tuple[Recorder, RunFolder]
         uri = tracking_of(config.track.experiment, home)
         place = without_secrets(uri)
         tags = {"prefect.flow_run_id": run_id, FLOW_RUN_URL: _flow_run_url()}
+        goes_on = folder.entry.mlflow_run_id is not None and folder.entry.tracking_uri == place
         recorder = open_run(
             uri,
             config.track.experiment,
             config.track.run_name or str(flow_run.name),
             tags,
             folder.spool,
-            folder.entry.mlflow_run_id if folder.entry.tracking_uri == place else None,
+            folder.entry.mlflow_run_id if goes_on else None,
             timeout=config.track.timeout,
         )
         folder.update(mlflow_run_id=recorder.run_id, tracking_uri=place)
-        begin(recorder, config, tags)
+        begin(recorder, config, tags, goes_on)
         try:
             yield recorder, folder
         except BaseException as error:

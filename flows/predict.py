@@ -92,7 +92,7 @@ def run(
             client = stack.enter_context(cluster_of(place, home, referred(data.source)))
             folder = stack.enter_context(_scratch(home))
             if "://" in home.root:  # this host's folders are not the workers'
-                scorer = store_scorer(scorer.load(), Home(folder), "scorer")
+                scorer = store_scorer(scorer.load(), Home(folder))
             scorer = replace(scorer, device=device_of(client, place))
         found = predict_table(
             client,

@@ -120,6 +120,10 @@ def request_rows(
     for column, series in zip(encoder.columns, encoder.select(rows), strict=True):
         if column.name in float_columns:
             spelled[column.name] = pd.Series(series.to_numpy(np.float64, na_value=np.nan))
+        elif column.kind == "category":
+            codes, texts = scoring.category_levels(series)
+            values = [None if code < 0 else texts[code] for code in codes]
+            spelled[column.name] = pd.Series(values, dtype=object)
         else:
             values = [_spelled(value, column.kind) for value in series.astype(object)]
             spelled[column.name] = pd.Series(values, dtype=object)
@@ -381,8 +385,6 @@ def _spelled(value: Any, kind: str) -> Any:
         return value.isoformat()
     if kind == "duration":
         return pd.Timedelta(value).total_seconds()
-    if kind == "category":
-        return scoring.canonical_text(value)
     if isinstance(value, decimal.Decimal):
         return str(value) if kind == "decimal" else float(value)
     return value.item() if hasattr(value, "item") else value

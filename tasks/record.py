@@ -24,6 +24,7 @@ from tasks.engine.profile import Profile
 from tasks.engine.progress import Progress, reporter
 from tasks.engine.report import Report
 from tasks.engine.rows import Plan
+from tasks.engine.scoring import Scorer, TamperedModelError
 from tasks.engine.secrets import with_clean_errors, without_secrets
 from tasks.ledger import FINDINGS, RunFolder
 from tasks.model import log_model
@@ -61,9 +62,19 @@ class NotRecorded(RunError):
     """The model is trained and kept, but MLflow has not taken all of the run."""
 
 
-def begin(recorder: Recorder, config: Config, tags: Mapping[str, str]) -> None:
-    """Every setting as a parameter, and where the run comes from as tags."""
+def begin(
+    recorder: Recorder, config: Config, tags: Mapping[str, str], goes_on: bool = False
+) -> None:
+    """Every setting as a parameter, and where the run comes from as tags.
+
+    A run that goes on in an earlier one's record may be on another cluster, but MLflow lets no
+    parameter change: those of the cluster stay as they began.
+    """
     settings = flatten(config)
+    if goes_on:
+        settings = {
+            key: value for key, value in settings.items() if key.partition(".")[0] != "cluster"
+        }
     settings["data.source"] = config.data.shown
     recorder.params(settings)
     known = {
@@ -190,15 +201,20 @@ def _log_model(found: Findings, recorder: Recorder, pictures: dict[str, bytes]) 
     config, dataset, trained = found.config, found.dataset, found.trained
     kinds = {column.name: column.kind for column in dataset.columns}
     names = found.plan.names
+    texts = {feature.name for feature in found.plan.features if feature.kind == "category"}
     with TemporaryDirectory() as scratch:
         filesystem, path = url_to_fs(trained.scorer_uri)
         filesystem.get(f"{path}/", f"{scratch}/scorer/", recursive=True)
+        try:
+            Scorer.load(Path(scratch, "scorer"), manifest_sha256=trained.manifest_sha256)
+        except TamperedModelError as error:
+            raise RunError(f"The model in {trained.scorer_uri}: {error}") from None
         info = log_model(
             recorder.client,
             recorder.run_id,
             Path(scratch, "scorer"),
             input_example=first_rows(dataset.row_groups()[0], names, EXAMPLE_ROWS),
-            float_columns=[name for name in names if kinds[name] == "float"],
+            float_columns=[name for name in names if kinds[name] == "float" and name not in texts],
             registered_name=config.track.model,
             metadata={"dataset_digest": dataset.digest, "model_sha256": trained.model_sha256},
             tags={"model_sha256": trained.model_sha256, "dataset_digest": str(dataset.digest)},

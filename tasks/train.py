@@ -97,9 +97,8 @@ def train_model(
     told = _Teller(spec, on_round, start.history if start else History())
     result = boost(client, spec, dataset, plan, profile, home, config.cluster, told)
     booster = xgb.Booster(model_file=bytearray(result.raw))
-    scorer = store_scorer(
-        Scorer(Encoder.from_json(profile.encoder), booster, profile.mean), home, result.model_sha256
-    )
+    encoder = Encoder.from_json(profile.encoder)
+    scorer = store_scorer(Scorer(encoder, booster, profile.mean), home)
     # lists come of linear boosters only
     gains = cast(dict[str, float], booster.get_score(importance_type="total_gain"))
     return Trained(

@@ -69,12 +69,16 @@ def _load(reference: ScorerRef) -> Scorer:
         return Scorer.load(Path(folder), **options)
 
 
-def store_scorer(scorer: Scorer, home: Home, name: str) -> ScorerRef:
-    """Puts a scorer under `models/<name>` of `home`, where every worker can load it."""
-    uri = home.path("models", name)
-    filesystem, path = url_to_fs(uri)
+def store_scorer(scorer: Scorer, home: Home) -> ScorerRef:
+    """Puts a scorer under `models` of `home`, where every worker can load it.
+
+    Its folder has the manifest's digest as its name: two models may share a booster and differ in
+    the names of columns, in categories or in the mean.
+    """
     with TemporaryDirectory() as scratch:
         digests = scorer.save(scratch)
+        uri = home.path("models", digests[MANIFEST_FILE])
+        filesystem, path = url_to_fs(uri)
         filesystem.makedirs(path, exist_ok=True)
         for file in digests:
             write_atomically(f"{uri}/{file}", Path(scratch, file).read_bytes())

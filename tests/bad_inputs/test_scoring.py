@@ -12,6 +12,7 @@ from tasks.engine.errors import UserError
 from tasks.engine.home import Home
 from tasks.engine.ingest import ingest
 from tasks.engine.predictions import Predictions, ScorerRef, predict_table, store_scorer
+from tasks.engine.scoring import BOOSTER_FILE, Scorer
 from tests.bad_inputs.early import (
     columns,
     configured,
@@ -25,7 +26,7 @@ from tests.bad_inputs.early import (
 @pytest.fixture
 def stored(tmp_path: Path, home: Home) -> ScorerRef:
     """A model of a, c and y."""
-    return store_scorer(trained(seen(parquet(tmp_path / "data", columns()), home)), home, "m")
+    return store_scorer(trained(seen(parquet(tmp_path / "data", columns()), home)), home)
 
 
 def table_of(folder: Path, home: Home, table: dict[str, Any]) -> Dataset:
@@ -40,6 +41,16 @@ def scored(stored: ScorerRef, folder: Path, home: Home, table: dict[str, Any]) -
 
 def values(found: Predictions) -> list[float]:
     return [v for part in found.parts for v in pq.read_table(part.uri)["prediction"].to_pylist()]
+
+
+def test_models_with_one_booster_have_folders_of_their_own(stored: ScorerRef, home: Home) -> None:
+    scorer = stored.load()
+    other = store_scorer(Scorer(scorer.encoder, scorer.booster, scorer.mean + 1), home)
+    assert (Path(other.uri) / BOOSTER_FILE).read_bytes() == (
+        Path(stored.uri) / BOOSTER_FILE
+    ).read_bytes()
+    assert other.uri != stored.uri
+    assert (other.load().mean, stored.load().mean) == (scorer.mean + 1, scorer.mean)
 
 
 def test_features_are_matched_by_name(stored: ScorerRef, tmp_path: Path, home: Home) -> None:

@@ -91,7 +91,7 @@ def run(config: Config, home: Home, kill: bool) -> dict[str, Any]:
         with step("score"):
             booster = xgb.Booster(model_file=bytearray(result.raw))
             scorer = Scorer(Encoder.from_json(profile.encoder), booster, profile.mean)
-            reference = store_scorer(scorer, home, result.model_sha256)
+            reference = store_scorer(scorer, home)
             reference = type(reference)(**{**vars(reference), "device": result.device})
             parts = predict_usable(client, dataset.row_groups(), plan, reference, home, "scored")
         with step("evaluate"):

@@ -147,6 +147,22 @@ def test_the_model_belongs_to_its_run(
     assert len(store.get_metric_history(run_id, "test_r2")) == 1
 
 
+def test_a_category_that_is_a_number_of_32_bits(tmp_path: Path) -> None:
+    rows = pd.DataFrame({"step": np.array([0.1, 0.2, 0.5, np.nan] * 10, np.float32)})
+    encoder = Encoder((Column("step", "category", categories=("0.1", "0.2", "0.5")),))
+    matrix = xgb.DMatrix(
+        encoder.encode(rows),
+        np.arange(40.0) % 4,
+        feature_types=encoder.feature_types,
+        enable_categorical=True,
+    )
+    booster = xgb.train({"base_score": 0.0, "min_child_weight": 0}, matrix, 3)
+    Scorer(encoder, booster, 1.0).save(tmp_path / "scorer")
+    save_model(tmp_path / "model", tmp_path / "scorer", input_example=rows.head(4))
+    spelled = request_rows(encoder, rows.head(4))["step"]
+    assert spelled.tolist() == ["0.1", "0.2", "0.5", None]
+
+
 def test_nothing_in_the_artifact_is_pickled(scorer_folder: Path, frame, tmp_path: Path) -> None:
     started = time.monotonic()
     save_model(tmp_path / "model", scorer_folder, input_example=frame.head(4))
