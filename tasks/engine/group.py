@@ -111,11 +111,17 @@ def train(
     options = options or GroupOptions()
     work = _Work(client, spec, tuple(row_groups), make_batches, sample, store, options)
     start = spec.latest(store)
-    resumed_from = start.rounds if start else 0
+    told = Rounds(on_event, start.rounds if start else 0)
     if start is not None and spec.is_complete(start.history):
-        return _result(spec, start, resumed_from, 0, began, 0, spec.device)
+        return _result(spec, start, start.rounds, 0, began, 0, spec.device)
     with _turn(client, options.lock_timeout):
-        told = Rounds(on_event, resumed_from)
+        # who had the turn before may have trained the same
+        start = spec.latest(store)
+        resumed_from = start.rounds if start else 0
+        if start is not None:
+            told.complete(spec, start.history)
+            if spec.is_complete(start.history):
+                return _result(spec, start, resumed_from, 0, began, 0, spec.device)
         done = _run_groups(work, start, told)
     told.complete(spec, done.last.history)
     result = _result(

@@ -432,6 +432,34 @@ def test_two_trainings_take_turns(dask_client: Any, tmp_path: Path) -> None:
     assert results[0].model_sha256 == results[1].model_sha256
 
 
+def test_who_waited_for_its_turn_goes_on_from_what_the_other_did(
+    dask_client: Any, tmp_path: Path
+) -> None:
+    wait_for_workers(dask_client)
+    begun = threading.Event()
+    events: list[list[Event]] = [[], []]
+    results: list[TrainResult] = []
+
+    def first(event: Event) -> None:
+        events[0].append(event)
+        begun.set()
+
+    def go() -> None:
+        results.append(run(dask_client, tmp_path, [], n_estimators=40, on_event=first))
+
+    thread = threading.Thread(target=go)
+    thread.start()
+    assert begun.wait(120)
+    second = run(dask_client, tmp_path, events[1], n_estimators=40)
+    thread.join(120)
+    assert second.model_sha256 == results[0].model_sha256
+    assert (results[0].resumed_from_round, second.resumed_from_round) == (0, 40)
+    told = [[event.round for event in each if event.kind == "round"] for each in events]
+    assert told[0] == list(range(1, 41))
+    # it told those that its own store did not have when it came
+    assert told[1] == list(range(told[1][0], 41))
+
+
 def test_workers_without_train_rows_change_nothing(dask_client: Any, tmp_path: Path) -> None:
     """As a split by time has it; the first worker may be the one without."""
     wait_for_workers(dask_client)
