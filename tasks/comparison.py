@@ -1,6 +1,6 @@
 """This run beside the last one of the same model and beside the champion, from MLflow."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from mlflow import MlflowClient
@@ -10,7 +10,8 @@ from mlflow.exceptions import MlflowException
 from tasks.figures import figure, percent, score
 
 CHAMPION = "champion"
-LOOKED_AT = 100
+# Runs of a page, and pages: of a model without a name the others of its experiment are among them.
+PAGE, PAGES = 100, 10
 # What is compared: its name on the page, MLflow's name, and whether more is better.
 COMPARED = (
     ("test R²", "test_r2", True),
@@ -53,16 +54,10 @@ class Comparison:
 def compare(client: MlflowClient, run_id: str, model: str | None) -> Comparison:
     """Looks the others up. Raises MlflowException where MLflow does not answer."""
     run = client.get_run(run_id)
-    others = client.search_runs(
-        [run.info.experiment_id],
-        "attributes.status = 'FINISHED'",
-        max_results=LOOKED_AT,
-        order_by=["attributes.start_time DESC"],
-    )
     last = next(
         (
             _recorded(other)
-            for other in others
+            for other in _finished(client, run)
             if other.info.run_id != run_id
             and other.info.start_time < run.info.start_time
             and _same_model(other, run)
@@ -70,6 +65,26 @@ def compare(client: MlflowClient, run_id: str, model: str | None) -> Comparison:
         None,
     )
     return Comparison(_recorded(run), last, _champion(client, model) if model else None)
+
+
+def _finished(client: MlflowClient, like: Run) -> Iterator[Run]:
+    """Finished runs of the experiment, and of the model's name if it has one, newest first."""
+    wanted = "attributes.status = 'FINISHED'"
+    if name := like.data.tags.get("model", ""):
+        wanted += f" and tags.model = '{name}'"  # which holds no quotes
+    token = None
+    for _ in range(PAGES):
+        page = client.search_runs(
+            [like.info.experiment_id],
+            wanted,
+            max_results=PAGE,
+            order_by=["attributes.start_time DESC"],
+            page_token=token,
+        )
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def _same_model(one: Run, other: Run) -> bool:

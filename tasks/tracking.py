@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -252,13 +253,18 @@ class Recorder:
             return Recorded(len(self._pending), self._refused, self._cause)
 
     def last_step(self, name: str) -> int:
-        """The last step of a metric that was recorded, sent or not; 0 where there is none."""
+        """The last step of a metric that was recorded, sent or not; 0 where there is none.
+
+        Where MLflow is away just now that of what was not sent: a point that comes twice is better
+        than a training that does not begin.
+        """
         key = entity_name(name)
         with self._changed:
             spooled = [event["items"] for event in self._pending if event["kind"] == "metrics"]
         steps = [item[3] for items in spooled for item in items if item[0] == key]
-        if key in self.client.get_run(self.run_id).data.metrics:
-            steps += [point.step for point in self.client.get_metric_history(self.run_id, key)]
+        with suppress(MlflowException, OSError):
+            if key in self.client.get_run(self.run_id).data.metrics:
+                steps += [point.step for point in self.client.get_metric_history(self.run_id, key)]
         return max(steps, default=0)
 
     def close(self, status: Status | None, timeout: float = 60.0) -> Recorded:

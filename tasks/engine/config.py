@@ -128,6 +128,11 @@ class SplitConfig(Section):
             raise ValueError("split.valid_from and split.test_from are for split.kind=time")
         if self.valid_from and not self.test_from:
             raise ValueError("split.valid_from needs split.test_from beside it")
+        if self.test_from and not self.valid_from and self.valid:
+            raise ValueError(
+                "split.test_from needs split.valid_from beside it, or split.valid=0 for no valid "
+                "rows"
+            )
         if self.kind != "column" and self.valid + self.test >= 1:
             raise ValueError(
                 f"split.valid + split.test is {self.valid + self.test:g}: no rows left to train on"

@@ -101,6 +101,11 @@ LIST = 'it should be a list, as in ["a", "b"]'
             id="valid without test",
         ),
         pytest.param(
+            ["split.kind='time'", "split.column='t'", "split.test_from=2026-01-01"],
+            "split.test_from needs split.valid_from beside it, or split.valid=0 for no valid rows.",
+            id="test without valid",
+        ),
+        pytest.param(
             ["split.test=0"], "split.test is 0: nothing would judge the model.", id="no test"
         ),
         pytest.param(

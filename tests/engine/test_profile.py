@@ -10,6 +10,7 @@ from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 from tasks.engine.dataset import Dataset
 from tasks.engine.errors import UserError
+from tasks.engine.frames import read_arrow
 from tasks.engine.home import Home
 from tasks.engine.planning import plan_of
 from tasks.engine.profile import Profile, encoder_from, sample_share, take_profile
@@ -257,6 +258,19 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None
     write(folder, {"a.parquet": table(200, seed=5)})
     with pytest.raises(UserError, match=r"a\.parquet changed while it was read\. Run again once"):
         take_profile(None, dataset, plan, config, home)
+
+
+def test_a_file_that_another_took_the_place_of_is_refused_though_it_can_be_read(
+    tmp_path: Path,
+) -> None:
+    folder = write(tmp_path / "data", {"a.parquet": table(200)[["plain", "y"]]})
+    dataset, _ = dataset_of(folder, Home(str(tmp_path / "home")))
+    group = dataset.files[0].groups()[0]
+    read_arrow([group], ["plain"])  # its footer is known from here on
+    write(tmp_path / "new", {"a.parquet": table(200, seed=5)[["plain", "y"]]})
+    (tmp_path / "new" / "a.parquet").replace(folder / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet changed while it was read\. Run again once"):
+        read_arrow([group], ["plain"])
 
 
 @pytest.mark.parametrize("rows", [10, 200_000, 200_001, 10**7, 10**9])

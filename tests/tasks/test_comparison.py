@@ -61,6 +61,18 @@ def test_the_first_run_has_nothing_beside_it(client: MlflowClient, log: Log) -> 
     ]
 
 
+@pytest.mark.parametrize("model", ["", "weekly"])
+def test_the_last_run_is_found_behind_those_of_other_models(
+    model: str, client: MlflowClient, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparison, "PAGE", 2)
+    last = log("last week's", model=model, test_r2=0.5)
+    for night in range(5):
+        log(f"night {night}", model="nightly", test_r2=0.9)
+    found = comparison.compare(client, log("this week's", model=model, test_r2=0.75), None)
+    assert found.last is not None and found.last.run_id == last
+
+
 def test_the_last_finished_run_and_the_champion(client: MlflowClient, log: Log) -> None:
     values = {"test_rmse": 46_000.0, "test_mape": 0.2}
     old = log("old", model="last-and-best", test_r2=0.8, **values)

@@ -303,6 +303,7 @@ def test_a_server_that_is_away_for_some_seconds_loses_nothing(
     # away for good, as far as this process can tell: it keeps the rest and says so
     mlflow_server.kill()
     recorder.metrics({"r2": 0.2}, 20)
+    assert recorder.last_step("r2") == 20  # of what it has here
     started = time.monotonic()
     recorded = recorder.close("FAILED", timeout=0.5)
     assert time.monotonic() - started < 40
