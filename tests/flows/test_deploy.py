@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from flows.deploy import absolute
+from flows.deploy import Deployed, absolute, lines
 from tasks.engine.config import Config
 from tests.conftest import Boostline
 
@@ -141,3 +141,32 @@ def test_a_server_is_told_to_watch(boostline: Boostline, prefect_server: Any) ->
         2,
         "--deployment says whose runs --notify tells of: name a block with it.\n",
     )
+
+
+@pytest.mark.parametrize(
+    ("server", "is_served", "worker", "now"),
+    [
+        ("", False, "prefect worker start --pool p", "prefect deployment run 'a/b'"),
+        (
+            "http://127.0.0.1:4200/api",
+            False,
+            "PREFECT_API_URL=http://127.0.0.1:4200/api prefect worker start --pool p",
+            "PREFECT_API_URL=http://127.0.0.1:4200/api prefect deployment run 'a/b'",
+        ),
+        (
+            "http://127.0.0.1:4200/api",
+            True,
+            "that of boostline up",
+            "PREFECT_API_URL=http://127.0.0.1:4200/api prefect deployment run 'a/b'",
+        ),
+    ],
+    ids=["a server that the shell names", "that of up", "and its worker"],
+)
+def test_the_commands_that_are_shown_work_in_another_shell(
+    server: str, is_served: bool, worker: str, now: str
+) -> None:
+    deployed = Deployed("a/b", "p", False, "UTC", (), (), server=server, is_served=is_served)
+    assert lines(deployed)[-2:] == [
+        f"A worker runs it:  {worker}",
+        f"Run it now:        {now}",
+    ]
