@@ -43,12 +43,13 @@ def check(config: Config, home: Home) -> CheckResult:
     """
     tell, secrets = reporter(), referred(config.data.source)
     cluster, notes = chosen(config.cluster)
-    # profiles are the same wherever they are taken, so small tables are read here
+    # small tables are read here, but for clusters that may have GPUs, whose profiles differ in the
+    # last digits, or may not be there at all; nobody is asked for workers for a look
     device: Device = "cpu"
     with ExitStack() as stack:
         client = None
         source = resolve(config.data)
-        if source.size > SMALL_BYTES:
+        if source.size > SMALL_BYTES or cluster.kind in ("cuda", "address"):
             client = stack.enter_context(cluster_of(cluster, home, secrets))
         dataset = ingest(config.data, home, client)
         if client is None and dataset.rows > 4 * BATCH_ROWS:

@@ -213,6 +213,13 @@ def test_every_end_has_its_exit_code(
     assert (ran.returncode, ran.stdout, ran.stderr) == (returncode, "", message)
 
 
+def test_check_finds_a_cluster_that_is_not_there(boostline: Boostline) -> None:
+    settings = ["kind=address", "address=tcp://127.0.0.1:1", "start_timeout=0.5"]
+    ran = boostline("check", *(f"--set=cluster.{each}" for each in settings))
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert "No Dask scheduler answers at tcp://127.0.0.1:1 (cluster.address)" in ran.stderr
+
+
 def test_a_bug_is_one_line_and_a_traceback_in_a_file(boostline: Boostline, tmp_path: Path) -> None:
     code = ends("raise RuntimeError('no way\\nto postgresql://me:geheim@db/x')")
     ran = boostline(code=code)
