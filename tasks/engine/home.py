@@ -66,7 +66,7 @@ class Home:
         return "/".join([self.root.rstrip("/"), *parts])
 
     def prepare(self) -> None:
-        """Makes the folder where it is a local one.
+        """Makes the folder where it is a local one, and this host's part of it where not.
 
         Raises:
             UserError: it can't be made or written to, or its file system is not known here.
@@ -75,17 +75,16 @@ class Home:
             filesystem, path = fsspec.core.url_to_fs(self.root)
         except (ImportError, ValueError) as error:
             raise UserError(f"BOOSTLINE_HOME={self.root!r}: {str(error).rstrip('.')}.") from None
-        if isinstance(filesystem, LocalFileSystem):
-            try:
-                os.makedirs(path, exist_ok=True)
-                closed = None if os.access(path, os.W_OK | os.X_OK) else "permission denied"
-            except OSError as error:
-                closed = error.strerror or str(error)
-            if closed:
-                raise UserError(
-                    f"BOOSTLINE_HOME ({self.root}) can't be written: {closed[0].lower()}"
-                    f"{closed[1:]}. Set it to a folder of yours."
-                )
+        if isinstance(filesystem, LocalFileSystem) and (closed := _closed(path)):
+            raise UserError(
+                f"BOOSTLINE_HOME ({self.root}) can't be written: {closed}. Set it to a folder of "
+                "yours."
+            )
+        if "://" in self.root and (closed := _closed(str(self.local))):
+            raise UserError(
+                f"{self.local} can't be written, where this host keeps what BOOSTLINE_HOME "
+                f"({self.root}) can't hold: {closed}. Set BOOSTLINE_LOCAL to a folder of yours."
+            )
 
     def load(self, model: type[Model], *parts: str) -> Model | None:
         """What `save` wrote, or None where there is nothing whole of this shape."""
@@ -105,6 +104,16 @@ class Home:
     def save(self, value: BaseModel, *parts: str) -> None:
         body = value.model_dump_json().encode()
         write_atomically(self.path(*parts), _seal(body) + b"\n" + body)
+
+
+def _closed(folder: str) -> str:
+    """Why a local folder can't be written, made if it isn't there; nothing where it can."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        cause = error.strerror or str(error)
+        return cause[:1].lower() + cause[1:]
+    return "" if os.access(folder, os.W_OK | os.X_OK) else "permission denied"
 
 
 def _seal(body: bytes) -> bytes:

@@ -136,6 +136,18 @@ def test_what_was_refused_is_read_anew_once_it_is_mended(
     assert dataset.rows == rows + 1
 
 
+def test_a_part_of_the_home_here_that_can_not_be_written(boostline_alone: Boostline) -> None:
+    place = "/dev/null/x"
+    more = {"BOOSTLINE_HOME": f"file://{boostline_alone.folder}/far", "BOOSTLINE_LOCAL": place}
+    ran = boostline_alone("train", **more)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr == (
+        f"{place} can't be written, where this host keeps what BOOSTLINE_HOME "
+        f"({more['BOOSTLINE_HOME']}) can't hold: not a directory. Set BOOSTLINE_LOCAL to a folder "
+        "of yours.\n"
+    )
+
+
 def test_a_home_that_can_not_be_written(boostline_alone: Boostline, tmp_path: Path) -> None:
     file = tmp_path / "table.csv"
     file.write_text("a,y\n" + "1,2\n3,4\n" * 20)
