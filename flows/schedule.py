@@ -11,6 +11,7 @@ from tasks.engine.errors import UserError
 
 DAY = timedelta(days=1)
 LOOK_AHEAD_DAYS = 366
+MOST = 1000  # times that Prefect looks for at once
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ def clock_changes(cron: str, timezone: str, start: datetime) -> list[ClockChange
         if noon.utcoffset() == (noon + DAY).utcoffset():
             continue
         planned = set(_planned(cron, before, after))
+        if len(planned) == MOST:
+            return []  # where a run starts every minute no night makes a difference
         runs = _times(cron, timezone, noon.astimezone(UTC), end=(noon + DAY).astimezone(UTC))
         real = {run.replace(tzinfo=None) for run in runs}
         if missed := sorted(planned - real):
@@ -105,5 +108,5 @@ def _times(
 
     zone = ZoneInfo(timezone)
     schedule = CronSchedule(cron=cron, timezone=timezone)
-    times = asyncio.run(schedule.get_dates(count or 1000, start=start, end=end))
+    times = asyncio.run(schedule.get_dates(count or MOST, start=start, end=end))
     return [time.astimezone(zone) for time in times]

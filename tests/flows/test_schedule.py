@@ -93,3 +93,9 @@ def test_refused(cron: str, zone: str, message: str) -> None:
     with pytest.raises(UserError) as raised:
         check_schedule(cron, zone)
     assert str(raised.value) == message
+
+
+def test_a_run_every_minute_has_no_such_night() -> None:
+    assert clock_changes("* * * * *", "Europe/Berlin", datetime(2026, 11, 1, tzinfo=UTC)) == []
+    quarters = clock_changes("*/15 * * * *", "Europe/Berlin", datetime(2026, 3, 1, tzinfo=UTC))
+    assert quarters[0].planned[0].hour == 2
