@@ -63,6 +63,11 @@ class Output:
     def is_file(self) -> bool:
         return self.is_csv or self.out.endswith(".parquet")
 
+    @property
+    def may_be_there(self) -> bool:
+        """False only for a place on this host where nothing stands."""
+        return "://" in self.out or os.path.lexists(self.out)
+
     def check_apart(self, sources: Collection[str]) -> None:
         """Raises UserError where writing would replace a file of the table that is read."""
         place = _place(self.out)

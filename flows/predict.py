@@ -78,7 +78,8 @@ def run(
         here = stack.enter_context(_scratch(Home(str(home.local))))
         scorer = _fetched(model, home, here)
         encoder = scorer.load().encoder
-        output.check_apart(_files(data))
+        if output.may_be_there:  # which files are the table's takes a second listing
+            output.check_apart(_files(data))
         dataset = ingest(_as_trained(data, encoder), home, texts=texts_of(encoder))
         keep = dataset.names if list(keep) == ["all"] else list(keep)
         _check_columns(dataset, encoder, keep)
