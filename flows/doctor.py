@@ -16,7 +16,7 @@ import fsspec
 import psutil
 from packaging.requirements import Requirement
 
-from flows.reach import ANSWER_SECONDS, bare, port_of, reached_from_outside, status
+from flows.reach import ANSWER_SECONDS, port_of, reached_from_outside, status
 from flows.standing import UP, in_place, mlflow_of, prefect_of, standing
 from infra.up import Ports, is_taken, listener_of
 from tasks.engine.cluster_config import ClusterConfig
@@ -240,7 +240,7 @@ def _service(name: str, url: str, origin: str, health: str, inside: str, remedy:
             way_out = "Start the services again: Ctrl-C there, then boostline up"
         return Finding(name, f"{shown} does not answer", way_out)
     parts = urlsplit(base)
-    anyone = status(bare(base) + inside) == 200
+    anyone = status(base + inside) == 200
     reachable = reached_from_outside(parts.hostname or "", port_of(base))
     if reachable and anyone:
         return Finding(name, f"{shown} is open: anyone who reaches {reachable} may use it", remedy)

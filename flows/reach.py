@@ -37,12 +37,6 @@ def read(url: str) -> Any:
         return text.strip()
 
 
-def bare(url: str) -> str:
-    """The URL without user and password, with its port."""
-    parts = urlsplit(url.rstrip("/"))
-    return f"{parts.scheme}://{parts.hostname}:{port_of(url)}{parts.path}"
-
-
 def port_of(url: str) -> int:
     parts = urlsplit(url)
     return parts.port or (443 if parts.scheme == "https" else 80)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from pydantic import BaseModel
 
-from flows.reach import bare, read, status
+from flows.reach import read, status
 from flows.standing import UP, mlflow_of, prefect_of
 from infra.prefect_worker import online
 from infra.services import Services, running
@@ -63,7 +63,9 @@ def _prefect(home: Home) -> Line:
     shown = _shown(api.removesuffix("/api"), origin)
     if status(f"{api.rstrip('/')}/health") is None:
         return Line("Prefect", f"{shown} does not answer", False)
-    return Line("Prefect", f"{shown}, version {read(bare(api) + '/admin/version') or 'not told'}")
+    return Line(
+        "Prefect", f"{shown}, version {read(api.rstrip('/') + '/admin/version') or 'not told'}"
+    )
 
 
 def _mlflow(home: Home) -> Line:
@@ -74,9 +76,10 @@ def _mlflow(home: Home) -> Line:
     shown = _shown(uri, origin)
     if not uri.startswith("http"):
         return Line("MLflow", shown)
-    if status(f"{uri.rstrip('/')}/health") is None:
+    base = uri.rstrip("/")
+    if status(f"{base}/health") is None:
         return Line("MLflow", f"{shown} does not answer", False)
-    return Line("MLflow", f"{shown}, version {read(bare(uri) + '/version') or 'not told'}")
+    return Line("MLflow", f"{shown}, version {read(f'{base}/version') or 'not told'}")
 
 
 def _cluster(services: Services | None) -> Iterator[Line]:
