@@ -15,6 +15,8 @@ import fsspec
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
+from fsspec import AbstractFileSystem
+from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from tasks.engine.errors import UserError
@@ -34,25 +36,29 @@ class Output:
     def __post_init__(self) -> None:
         """Raises UserError for another ending, or a folder that isn't there or is closed."""
         try:
-            fsspec.core.url_to_fs(self.out)
+            filesystem, path = fsspec.core.url_to_fs(self.out)
         except (ImportError, ValueError) as error:
             raise UserError(f"OUT is {self.out!r}: {str(error).rstrip('.')}.") from None
-        parent = Path(self.out).parent if "://" not in self.out else None
-        if parent is not None and not parent.is_dir():
-            raise UserError(f"The folder {str(parent)!r} of OUT does not exist. Make it first.")
-        if parent is not None and not os.access(parent, os.W_OK):
-            raise UserError(f"The folder {str(parent)!r} of OUT can't be written to.")
-        if self.is_file and Path(self.out).is_dir():
-            raise UserError(f"OUT is {self.out!r}, which is a folder. Name a file.")
-        if not self.is_file and Path(self.out).is_file():
-            raise UserError(
-                f"OUT is {self.out!r}, a file that is there and does not end in .parquet, .csv or "
-                ".csv.gz. Name another, or a folder."
-            )
+        if isinstance(filesystem, LocalFileSystem):
+            self._check_place(Path(path))
         if Path(self.out).suffix and not self.is_file:
             raise UserError(
                 f"OUT is {self.out!r}: it must end in .parquet, .csv or .csv.gz, or be a folder's "
                 "name."
+            )
+
+    def _check_place(self, place: Path) -> None:
+        parent = str(place.parent) if "://" in self.out else str(Path(self.out).parent)
+        if not place.parent.is_dir():
+            raise UserError(f"The folder {parent!r} of OUT does not exist. Make it first.")
+        if not os.access(place.parent, os.W_OK):
+            raise UserError(f"The folder {parent!r} of OUT can't be written to.")
+        if self.is_file and place.is_dir():
+            raise UserError(f"OUT is {self.out!r}, which is a folder. Name a file.")
+        if not self.is_file and place.is_file():
+            raise UserError(
+                f"OUT is {self.out!r}, a file that is there and does not end in .parquet, .csv or "
+                ".csv.gz. Name another, or a folder."
             )
 
     @property
@@ -107,12 +113,6 @@ def _place(uri: str) -> str:
     return str(filesystem.unstrip_protocol(path)).rstrip("/")
 
 
-def _filesystem(out: str) -> tuple[Any, str]:
-    """One of its own, so that a transaction on it holds nobody else's files back."""
-    filesystem, path = fsspec.core.url_to_fs(out, skip_instance_cache=True)
-    return filesystem, str(path)
-
-
 def _schemas(parts: Sequence[Part]) -> list[pa.Schema]:
     """Of each part: a kept column may hold integers in one file and floats in another."""
     found = []
@@ -165,7 +165,8 @@ def _write_file(
     parts: Sequence[Part], out: str, writer_of: Callable[[Any, pa.Schema], Any]
 ) -> None:
     schema = _unified(_schemas(parts))
-    filesystem, path = _filesystem(out)
+    filesystem, path = fsspec.core.url_to_fs(out)
+    _make_folder(filesystem, filesystem._parent(path))
     with _new(filesystem, [path]) as (new,), ExitStack() as stack:
         file: Any = stack.enter_context(filesystem.open(new, "wb"))
         if out.endswith(".gz"):
@@ -177,8 +178,8 @@ def _write_file(
 
 
 def _write_folder(parts: Sequence[Part], out: str) -> None:
-    filesystem, path = _filesystem(out)
-    filesystem.makedirs(path, exist_ok=True)
+    filesystem, path = fsspec.core.url_to_fs(out)
+    _make_folder(filesystem, path)
     schemas = _schemas(parts)
     schema = _unified(schemas)
     differ = any(each != schema for each in schemas)
@@ -195,20 +196,35 @@ def _write_folder(parts: Sequence[Part], out: str) -> None:
             filesystem.rm_file(old)
 
 
+def _make_folder(filesystem: Any, path: str) -> None:
+    # what is asynchronous is object storage, which knows no folders and would make a bucket
+    if not isinstance(filesystem, AsyncFileSystem):
+        filesystem.makedirs(path, exist_ok=True)
+
+
+def _move(filesystem: Any, name: str, path: str) -> None:
+    if isinstance(filesystem, LocalFileSystem):
+        os.replace(name, path)
+    elif type(filesystem).mv is not AbstractFileSystem.mv:
+        filesystem.mv(name, path)
+    else:  # what `mv` does there, but names are no patterns; object storage copies by itself
+        filesystem.cp_file(name, path)
+        filesystem.rm_file(name)
+
+
 @contextmanager
 def _new(filesystem: Any, paths: Sequence[str]) -> Iterator[list[str]]:
     """Names to write to for what stands at `paths` when all of it is written, or not at all."""
-    if not isinstance(filesystem, LocalFileSystem):
-        with filesystem.transaction:
-            yield list(paths)
-        return
     mark = uuid4().hex
     # a dot in front: who reads the folder meanwhile passes over it
-    names = [str(Path(path).with_name(f".{Path(path).name}.{mark}.part")) for path in paths]
+    places = [path.rpartition("/") for path in paths]
+    names = [f"{folder}{slash}.{name}.{mark}.part" for folder, slash, name in places]
     try:
         yield names
         for name, path in zip(names, paths, strict=True):
-            os.replace(name, path)
+            _move(filesystem, name, path)
     finally:
+        filesystem.invalidate_cache()
         for name in names:
-            Path(name).unlink(missing_ok=True)
+            if filesystem.exists(name):
+                filesystem.rm_file(name)

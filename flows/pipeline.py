@@ -54,6 +54,8 @@ from tasks.system_metrics import system_metrics
 from tasks.tracking import Recorder, Status, open_run
 from tasks.train import train_model
 
+KILLED_SECONDS = 5.0  # for what MLflow is still to be told of a run that is given up
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -131,11 +133,11 @@ def train_flow(config: Config, home: str | None = None, date: date | None = None
     cluster, choice = chosen(config.cluster)
     config = config.model_copy(update={"cluster": cluster})
     with cancelling(str(flow_run.id)):
-        try:
-            return _trained(config, place, choice)
-        except OtherTableError as changed:
-            get_run_logger().info("%s", changed)
-            return _trained(config, place, choice)
+        while True:
+            try:
+                return _trained(config, place, choice)
+            except OtherTableError as changed:  # more than one run of the old table may have died
+                get_run_logger().info("%s", changed)
 
 
 def _trained(config: Config, place: Home, choice: Sequence[str]) -> Outcome:
@@ -238,9 +240,11 @@ def recording(config: Config, home: Home) -> Iterator[tuple[Recorder, RunFolder]
             state: State = "failed" if isinstance(error, Exception) else "killed"
             recorder.tags({"cause": _one_line(error)})
             status: Status = "FAILED" if state == "failed" else "KILLED"
-            taken = recorder.close(status, _patience(error, config)).complete
-            kept = isinstance(error, NotRecorded)
-            folder.update(state=state, cause=_one_line(error), recorded=taken and not kept)
+            # who presses Ctrl-C, or cancels, wants the workers back
+            limit = None if isinstance(error, Exception) else KILLED_SECONDS
+            taken = recorder.close(status, _patience(error, config), limit).complete
+            waits = isinstance(error, NotRecorded | OtherTableError) and folder.is_trained
+            folder.update(state=state, cause=_one_line(error), recorded=taken and not waits)
             raise
         ended = recorder.close("FINISHED", config.track.timeout)
         folder.update(state="finished" if ended.complete else "failed", recorded=ended.complete)
@@ -254,11 +258,10 @@ def _flow_run_url() -> str:
 
 
 def _patience(error: BaseException, config: Config) -> float:
-    """Seconds to wait for MLflow at the end of a run that failed."""
+    """Seconds to wait for each answer of MLflow's at the end of a run that failed."""
     if isinstance(error, NotRecorded):
         return 0.0  # it was waited for already
-    # who presses Ctrl-C, or cancels, wants the workers back
-    return min(config.track.timeout, 60.0 if isinstance(error, Exception) else 5.0)
+    return min(config.track.timeout, 60.0)
 
 
 def _one_line(error: BaseException) -> str:

@@ -150,10 +150,9 @@ def _files(data: DataConfig) -> list[str]:
 
 
 def _as_trained(data: DataConfig, encoder: Encoder) -> DataConfig:
-    """Only the model's columns have to make sense, and its categories may look like numbers."""
-    categories = [column.name for column in encoder.columns if column.kind == "category"]
+    """Only the model's columns have to make sense, and texts of its categories may be numbers."""
     return data.model_copy(
-        update={"features": tuple(encoder.names), "categories": tuple(categories)}
+        update={"features": tuple(encoder.names), "categories": texts_of(encoder)}
     )
 
 

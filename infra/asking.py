@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import ipaddress
+import re
 import urllib.request
 from collections.abc import Mapping
 from typing import Any
@@ -26,17 +27,20 @@ def is_loopback(url: str) -> bool:
 
 def without_user(url: str) -> str:
     """The URL without user and password: urllib would look for a host of that name."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:  # no URL, for a / in its password perhaps: nobody is asked, but it is shown
+        return re.sub("://.*@", "://", url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def ask(request: str | urllib.request.Request, timeout: float) -> Any:
     """As `urllib.request.urlopen`, whose errors it raises; without the user that a URL names."""
     if isinstance(request, str):
-        request = urllib.request.Request(without_user(request))
-    else:
-        request.full_url = without_user(request.full_url)
-    url = request.full_url
+        request = urllib.request.Request(request)
+    _ = urlsplit(request.full_url).port  # a ValueError where it is no URL
+    request.full_url = url = without_user(request.full_url)
     # `urlopen` itself would keep the proxies of its first call as long as the process lives
     past = [urllib.request.ProxyHandler({})] if is_loopback(url) else []
     return urllib.request.build_opener(*past).open(request, timeout=timeout)

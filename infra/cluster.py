@@ -11,7 +11,6 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from hashlib import blake2b
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -171,16 +170,15 @@ def send_variables(client: Client, variables: Mapping[str, str]) -> None:
 class Variables(WorkerPlugin):
     """Sets environment variables of a worker.
 
-    Each set has a name of its own: Dask tears a plugin down when another comes under its name, and
-    of two runs on one cluster the second would take the first one's variables away.
+    Its name is that of the variables: a plugin replaces another of its name, and of two runs on one
+    cluster neither may take the other's variables from new workers. It tells no value.
     """
 
-    idempotent = True
+    idempotent = False  # the values may be others
 
     def __init__(self, variables: Mapping[str, str]) -> None:
         self.variables = dict(variables)
-        told = repr(sorted(self.variables.items())).encode()
-        self.name = f"boostline-variables-{blake2b(told, digest_size=16).hexdigest()}"
+        self.name = f"boostline-variables-{','.join(sorted(variables))}"
 
     def setup(self, worker: Worker) -> None:
         os.environ.update(self.variables)

@@ -66,6 +66,11 @@ class RunFolder:
     def spool(self) -> Path:
         return self.path / "spool"
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether all that its recording needs is kept."""
+        return (self.path / FINDINGS).exists()
+
     def update(self, **values: object) -> None:
         """Changes fields of the entry, on disk too."""
         self.entry = self.entry.model_copy(update=values)
@@ -79,9 +84,10 @@ class RunFolder:
         """
         if self.entry.dataset not in ("", dataset):
             self.update(key="")
+            waits = "; `boostline record` records what it trained on the old one"
             raise OtherTableError(
-                "The table has changed since this run's process died: what it trained on the old "
-                "one is recorded on its own."
+                "The table has changed since a run of this configuration died: this one begins anew"
+                f"{waits if self.is_trained else ''}."
             )
         self.update(dataset=dataset)
 

@@ -8,6 +8,7 @@ until the server confirms; every kind of event may be sent twice without harm.
 import io
 import json
 import logging
+import math
 import os
 import shutil
 import threading
@@ -235,17 +236,24 @@ class Recorder:
             }
         )
 
-    def flush(self, timeout: float = 30.0) -> Recorded:
-        """Wait until MLflow has confirmed everything so far, `timeout` seconds for each answer."""
+    def flush(self, timeout: float = 30.0, limit: float | None = None) -> Recorded:
+        """Wait until MLflow has confirmed everything so far, `timeout` seconds for each answer.
+
+        What comes in meanwhile is neither waited for nor counted. `limit` bounds the whole wait, in
+        seconds.
+        """
+        until = math.inf if limit is None else time.monotonic() + limit
         with self._changed:
             self._flushing += 1
             self._changed.notify_all()
-            while self._pending:
+            goal = self._confirmed + len(self._pending)
+            while self._confirmed < goal:
                 before = self._confirmed
-                if not self._changed.wait_for(lambda: self._confirmed > before, timeout):  # noqa: B023
+                patience = max(0.0, min(timeout, until - time.monotonic()))
+                if not self._changed.wait_for(lambda: self._confirmed > before, patience):  # noqa: B023
                     break
             self._flushing -= 1
-        return self.state()
+            return Recorded(max(0, goal - self._confirmed), self._refused, self._cause)
 
     def state(self) -> Recorded:
         """How the recording stands now."""
@@ -267,8 +275,10 @@ class Recorder:
                 steps += [point.step for point in self.client.get_metric_history(self.run_id, key)]
         return max(steps, default=0)
 
-    def close(self, status: Status | None, timeout: float = 60.0) -> Recorded:
-        """End the run and the recording; waits about `timeout` seconds for each answer of MLflow.
+    def close(
+        self, status: Status | None, timeout: float = 60.0, limit: float | None = None
+    ) -> Recorded:
+        """End the run and the recording; waits as `flush` does.
 
         What isn't confirmed by then stays in the spool: `open_run` on it, then `close(None)`,
         finishes the recording. A spool that is confirmed whole is removed.
@@ -283,7 +293,7 @@ class Recorder:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        recorded = self.flush(timeout)
+        recorded = self.flush(timeout, limit)
         self._given_up.set()
         self._sender.join(5.0)
         self._spool.close(remove=recorded.complete)

@@ -120,6 +120,8 @@ def convert_file(
         UserError: the file is not what its format promises, or changes while it is read; there
             is no space left.
     """
+    if not FORMATS[kind].is_stored:  # read anew each time, whatever is asked
+        return _converted(file, kind, config, home, texts)
     usual = _converted(file, kind, config, home, ())
     if not FORMATS[kind].is_guessed:
         return usual

@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -31,6 +32,8 @@ BOOSTER_FILE = "booster.ubj"
 ENCODER_FILE = "encoder.json"
 MANIFEST_FILE = "manifest.json"
 
+_DAY, _MIDNIGHT = re.compile(r"\d{4}-\d\d-\d\d"), "T00:00:00"
+_BOOLEANS = ("false", "true")
 _TICKS_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
@@ -73,8 +76,18 @@ class Column:
 
     @cached_property
     def codes(self) -> Mapping[str, int]:
-        """The place of each category in the dictionary."""
-        return {text: code for code, text in enumerate(self.categories or ())}
+        """The place of each category in the dictionary, also by texts that mean the same."""
+        found = {text: code for code, text in enumerate(self.categories or ())}
+        for text, code in list(found.items()):
+            # the shorter is canonical; clients send, and models of before have, the longer
+            if _DAY.fullmatch(text):
+                found.setdefault(text + _MIDNIGHT, code)
+            elif text.endswith(_MIDNIGHT):
+                found.setdefault(text.removesuffix(_MIDNIGHT), code)
+            elif text in _BOOLEANS:  # as CSV spells them, where one odd value makes them texts
+                found.setdefault(text.capitalize(), code)
+                found.setdefault(text.upper(), code)
+        return found
 
 
 @dataclass(frozen=True)
@@ -298,7 +311,7 @@ def canonical_text(value: Any, single: bool = False) -> str:
     if not hasattr(value, "isoformat"):
         return str(value)
     # a day is one category, whether it comes as a date or as its first moment
-    return str(value.isoformat()).removesuffix("T00:00:00")
+    return str(value.isoformat()).removesuffix(_MIDNIGHT)
 
 
 def _feature(column: Column, series: pd.Series) -> npt.NDArray[np.float32]:

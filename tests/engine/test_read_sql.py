@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from tasks.engine.config import DataConfig
 from tasks.engine.errors import UserError
 from tasks.engine.home import Home
+from tasks.engine.ingest import ingest
 from tests.engine.tables import ingested, rows
 
 
@@ -51,6 +53,18 @@ def test_database_table(database: str, home: Home) -> None:
     assert dataset.files[0].path == "sales"
     assert dataset.notes == ()
     assert dataset.digest is not None
+
+
+def test_columns_that_were_texts_are_texts_again(database: str, home: Home, tmp_path: Path) -> None:
+    import sqlite3
+
+    with sqlite3.connect(tmp_path / "shop.db") as connection:
+        connection.execute("UPDATE sales SET shop = '2024-01-01 10:00'")
+    connection.close()
+    config = DataConfig(source=database, table="sales")
+    for texts, kind in (((), "timestamp"), (("shop",), "string")):
+        columns = ingest(config, home, texts=texts).columns
+        assert {column.name: column.kind for column in columns}["shop"] == kind
 
 
 def test_database_query(database: str, home: Home) -> None:

@@ -236,6 +236,23 @@ def test_categories_that_are_not_text_have_one_canonical_text(series, texts) -> 
     assert category_text(series).tolist() == texts
 
 
+@pytest.mark.parametrize(
+    ("categories", "texts"),
+    [
+        (["2024-01-02", "2024-01-03T10:00:00"], ["2024-01-02T00:00:00", "2024-01-03T10:00:00"]),
+        (["2024-01-02", "2024-01-02T00:00:00"], ["2024-01-02", "2024-01-02T00:00:00"]),
+        (["2024-01-01T00:00:00", "2024-01-02T00:00:00"], [dt.date(2024, 1, 1), "2024-01-02"]),
+        (["false", "true"], ["FALSE", "True"]),
+    ],
+    ids=["first-moment", "both-were-there", "of-an-older-model", "booleans"],
+)
+def test_a_category_has_more_than_one_text(categories: list[str], texts: list[object]) -> None:
+    encoder = Encoder((Column("a", "category", categories=tuple(categories)),))
+    frame = pd.DataFrame({"a": [*texts, "else"]}, dtype=object)
+    assert encoder.encode(frame)[:, 0].tolist() == pytest.approx([0, 1, np.nan], nan_ok=True)
+    assert encoder.unseen_counts(frame) == {"a": 1}
+
+
 def test_columns_are_taken_by_name() -> None:
     encoder = Encoder((Column("a", "number"), Column("b", "number")))
     frame = pd.DataFrame({"b": [2.0], "extra": ["?"], "a": [1.0]})

@@ -68,9 +68,10 @@ def test_categories_read_as_they_did_in_training(
 ) -> None:
     rows = pd.DataFrame({"y": np.arange(400.0) % 4})
     rows["code"] = rows["y"].map({0: "01", 1: "02", 2: "True", 3: "A7"})
+    rows["zone"] = rows["y"] + 0.5
     rows["day"] = [dt.date(2024, 1, 1 + int(y)) for y in rows["y"]]
     rows.to_parquet(boostline.folder / "rows.parquet")
-    settings = ("track.model=codes", "boost.n_estimators=2", 'data.categories=["day"]')
+    settings = ("track.model=codes", "boost.n_estimators=2", 'data.categories=["day", "zone"]')
     found = boostline.train(
         "--data", "rows.parquet", "--target", "y", *map("--set={}".format, settings)
     )
@@ -87,6 +88,13 @@ def test_categories_read_as_they_did_in_training(
         assert ran.returncode == 0 and "training did not know" not in ran.stdout, ran
         again = pd.read_parquet(boostline.folder / "of-csv.parquet")["prediction"]
         assert np.array_equal(again, expected[some.index])
+    # with one value that is no number its texts would be "1.50", which training did not know
+    odd = rows.assign(zone=[*rows["zone"].map("{:.2f}".format)[1:], "x"])
+    odd.to_csv(boostline.folder / "odd.csv", index=False)
+    ran = boostline("predict", "codes", "odd.csv", "of-csv.parquet")
+    message = "line 401: 'x' in the column 'zone', whose other values are mostly numbers."
+    assert ran.returncode == 2 and message in ran.stderr, ran
+    assert ran.stderr.endswith("It was a column of numbers or times in training.\n"), ran.stderr
     assert not list((boostline.home / "scored").iterdir())
     assert len(list((boostline.home / "models").iterdir())) == 1  # the training's
 

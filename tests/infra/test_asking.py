@@ -83,11 +83,19 @@ def _say(listening: socket.socket, said: bytes) -> None:
                 caller.sendall(said)
 
 
-def test_what_is_no_url_does_not_answer() -> None:
-    assert status("http://127.0.0.1:4200api") is None
-    message = "PREFECT_API_URL='http://127.0.0.1:4200api' is not a URL. Write it as in "
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://127.0.0.1:4200api", "http://127.0.0.1:4200api"),
+        ("http://[::1/api", "http://[::1/api"),
+        ("http://me:pa/ss@127.0.0.1/api", "http://127.0.0.1/api"),
+    ],
+)
+def test_what_is_no_url_does_not_answer(url: str, shown: str) -> None:
+    assert status(url) is None
+    message = f"PREFECT_API_URL={shown!r} is not a URL. Write it as in "
     with pytest.raises(StartSettingError, match=re.escape(message)):
-        EmbeddedPrefect(Path(), "http://127.0.0.1:4200api", None).wait()
+        EmbeddedPrefect(Path(), url, None).wait()
 
 
 @pytest.mark.parametrize(

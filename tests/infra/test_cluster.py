@@ -326,3 +326,6 @@ def test_runs_on_one_cluster_leave_each_other_their_variables() -> None:
         send_variables(client, {})
         for name, value in zip(names, "12", strict=True):
             assert list(client.run(os.getenv, name).values()) == [value]
+        for value in "313":  # and of two that name the same each has its own
+            send_variables(client, {names[0]: value})
+            assert list(client.run(os.getenv, names[0]).values()) == [value]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tasks.engine.home import Home
-from tasks.ledger import OtherTableError, entries, under_way
+from tasks.ledger import FINDINGS, Entry, OtherTableError, entries, under_way
 
 
 class Killed(BaseException):
@@ -48,6 +48,17 @@ def test_a_table_that_changed_is_another_run(again: str, home: Home) -> None:
         assert folder.entry.name == ("one-1" if again == "one" else "two")
         name = folder.entry.name
     assert {entry.name for entry in entries(home)} == {"one", name}
+
+
+def test_a_trained_model_of_the_old_table_waits_to_be_recorded(home: Home) -> None:
+    with suppress(Killed), under_way(home, "one", "key") as folder:
+        folder.settle("table")
+        folder.keep(FINDINGS, Entry(name="", key="", flow_run_id=""))
+        raise Killed
+    with under_way(home, "two", "key") as folder:
+        assert folder.is_trained
+        with pytest.raises(OtherTableError, match="`boostline record` records what it trained"):
+            folder.settle("changed")
 
 
 def test_one_that_died_before_its_table_was_known_is_gone_on_in(home: Home) -> None:

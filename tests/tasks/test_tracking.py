@@ -146,6 +146,37 @@ def test_a_slow_store_is_waited_for_as_long_as_it_answers(
         assert recorder.flush(2).complete
 
 
+def test_what_comes_in_meanwhile_is_not_waited_for(
+    store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def more(*arguments: Any) -> None:
+        send(*arguments)
+        if len(told) < 40:
+            told.append(1)
+            recorder.text("plot", f"plots/more-{len(told)}.txt")
+
+    told: list[int] = []
+    with opened(store, tmp_path / "spool") as recorder:
+        monkeypatch.setattr("tasks.tracking.send", more)
+        recorder.text("plot", "plots/first.txt")
+        assert recorder.flush(30).complete
+        assert len(told) < 40
+        told.extend([1] * 40)
+
+
+def test_a_wait_has_an_end_where_one_is_set(
+    store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(store, tmp_path / "spool") as recorder:
+        monkeypatch.setattr("tasks.tracking.send", lambda *arguments: time.sleep(0.5))
+        for number in range(40):
+            recorder.text("plot", f"plots/{number}.txt")
+        began = time.monotonic()
+        assert not recorder.flush(30, limit=1).complete
+        assert time.monotonic() - began < 10
+        recorder.close("KILLED", 30, limit=1)
+
+
 def test_recording_does_not_wait_for_the_store(store: MlflowClient, tmp_path: Path) -> None:
     with opened(store, tmp_path / "spool") as recorder:
         started = time.monotonic()
