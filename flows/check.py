@@ -16,7 +16,6 @@ from tasks.engine.planning import plan_of
 from tasks.engine.profile import Profile, take_profile
 from tasks.engine.progress import Progress, reporter
 from tasks.engine.report import Side
-from tasks.engine.secrets import referred
 from tasks.engine.sources import resolve
 from tasks.engine.spec import BoostSpec
 
@@ -41,7 +40,7 @@ def check(config: Config, home: Home) -> CheckResult:
     Raises:
         UserError: whatever a run would refuse before it trains.
     """
-    tell, secrets = reporter(), referred(config.data.source)
+    tell = reporter()
     cluster, notes = chosen(config.cluster)
     # small tables are read here, but for clusters that may have GPUs, whose profiles differ in the
     # last digits, or may not be there at all; nobody is asked for workers for a look
@@ -50,10 +49,10 @@ def check(config: Config, home: Home) -> CheckResult:
         client = None
         source = resolve(config.data)
         if source.size > SMALL_BYTES or cluster.kind in ("cuda", "address"):
-            client = stack.enter_context(cluster_of(cluster, home, secrets))
+            client = stack.enter_context(cluster_of(cluster, home, config.data.source))
         dataset = ingest(config.data, home, client)
         if client is None and dataset.rows > 4 * BATCH_ROWS:
-            client = stack.enter_context(cluster_of(cluster, home, secrets))
+            client = stack.enter_context(cluster_of(cluster, home, config.data.source))
         if client is not None:
             device = device_of(client, cluster)
         plan = plan_of(config, dataset, client)

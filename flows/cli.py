@@ -111,6 +111,7 @@ def train(
     home = Home.at()
     _check_early(meant, home)
     with showing_steps(screen(stderr=True)):
+        _lean_xgboost(loaded)
         from flows.train import run
 
         outcome = run(loaded, home, day, verbose)
@@ -190,6 +191,7 @@ def predict(
     _, loaded = on_day(load(None, settings, source, "-"), date)
     quiet(verbose)
     with showing_steps(screen(stderr=True)):
+        _lean_xgboost(loaded)
         from flows.predict import run
         from flows.standing import use_services
         from tasks.engine.home import Home
@@ -223,6 +225,7 @@ def check(
     home = Home.at()
     _check_early(loaded, home)
     with showing_steps(screen(stderr=True)):
+        _lean_xgboost(loaded)
         from flows.check import check as check_run
 
         result = check_run(loaded, _settled(home))
@@ -323,6 +326,14 @@ def _check_early(config: "Config", home: "Home") -> None:
     from tasks.engine.early import check_early
 
     check_early(config, home)
+
+
+def _lean_xgboost(config: "Config") -> None:
+    """Before anything imports XGBoost; but a loader may be the user's own use of it."""
+    from tasks.engine.sources import is_loader
+
+    if not is_loader(config.data.source):
+        import tasks.engine.lean_xgboost  # noqa: F401
 
 
 def _settled(home: "Home") -> "Home":

@@ -28,7 +28,6 @@ from tasks.engine.progress import listening
 from tasks.engine.report import Report
 from tasks.engine.secrets import (
     check_by_reference,
-    referred,
     with_clean_errors,
     without_secrets,
 )
@@ -145,7 +144,7 @@ def _trained(config: Config, place: Home, choice: Sequence[str]) -> Outcome:
     clock = Clock()
     with (
         recording(config, place) as (recorder, folder),
-        cluster_of(config.cluster, place, referred(config.data.source)) as client,
+        cluster_of(config.cluster, place, config.data.source) as client,
         telemetry(client, device := device_of(client, config.cluster), recorder.metrics),
         system_metrics(recorder, client),
         shown(config, place, recorder, client) as (pages, links),

@@ -1,7 +1,7 @@
 """Where a run takes place: the cluster of a configuration, with the project's own errors."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,8 @@ from tasks.engine.errors import RunError, UserError
 from tasks.engine.frames import Device
 from tasks.engine.home import Home
 from tasks.engine.profile import Profile
-from tasks.engine.secrets import keep_logs_clean, without_secrets
+from tasks.engine.secrets import keep_logs_clean, referred, without_secrets
+from tasks.engine.sources import is_loader
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 # what workers need in any case: loaded while the first task is still on its way
 AHEAD = ("xgboost", "pandas", "pyarrow.parquet", "tasks.engine.profile")
+LEAN = "tasks.engine.lean_xgboost"
 
 
 def chosen(config: ClusterConfig) -> tuple[ClusterConfig, tuple[str, ...]]:
@@ -71,12 +73,10 @@ def telemetry(
 
 
 @contextmanager
-def cluster_of(
-    config: ClusterConfig, home: Home, secrets: Mapping[str, str] | None = None
-) -> Iterator[Any]:
+def cluster_of(config: ClusterConfig, home: Home, source: str = "") -> Iterator[Any]:
     """The Dask client of the configured cluster; the user's folder is last on its workers' path.
 
-    `secrets` are variables that the workers need too; those of this host's inherit them.
+    It is for a run on `source`, whose secrets its workers get; those of this host's inherit them.
 
     Raises:
         UserError: TLS can't be set up, the scheduler does not trust this host, or the kind's extra
@@ -108,7 +108,7 @@ def cluster_of(
             dashboard=config.dashboard,
             start_timeout_s=config.start_timeout,
             worker_ttl_s=config.worker_ttl,
-            imports=AHEAD,
+            imports=(LEAN, *AHEAD) if config.kind == "local" and not is_loader(source) else AHEAD,
             tls=tls,
             gpu=GpuPlan(
                 devices=config.gpu_devices,
@@ -124,7 +124,7 @@ def cluster_of(
             send_user_folder(client, os.getcwd())
             on_every_worker(client, keep_logs_clean)
             if config.kind in ("address", "kubernetes"):
-                send_variables(client, secrets or {})
+                send_variables(client, referred(source))
             yield client
     except ClusterSettingError as error:
         raise UserError(str(error)) from error

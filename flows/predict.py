@@ -37,7 +37,6 @@ from tasks.engine.predictions import (
 )
 from tasks.engine.progress import Progress, reporter
 from tasks.engine.scoring import Encoder, TamperedModelError
-from tasks.engine.secrets import referred
 from tasks.engine.sources import resolve
 
 # Workers of this host take some seconds to start: about as long as so many values take here.
@@ -90,7 +89,7 @@ def run(
         if _scored_here(dataset, place, columns):
             client, folder = stack.enter_context(_threads(dataset, columns)), here
         else:
-            client = stack.enter_context(cluster_of(place, home, referred(data.source)))
+            client = stack.enter_context(cluster_of(place, home, data.source))
             folder = stack.enter_context(_scratch(home))
             if "://" in home.root:  # this host's folders are not the workers'
                 scorer = store_scorer(scorer.load(), Home(folder))

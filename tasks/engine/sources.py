@@ -53,7 +53,7 @@ def resolve(config: DataConfig) -> Source:
         if source != DEMO:
             raise UserError(f"There is no {source!r}. The one demo is {DEMO!r}.")
         return _whole(shown, "demo", "demo", version="1")
-    if not scheme and not is_file_path(source):
+    if is_loader(source):
         return _whole(shown, "loader", source)
     if scheme and _is_database(scheme[1], config):
         return _whole(shown, "sql", config.table or "query")
@@ -64,8 +64,13 @@ def resolve(config: DataConfig) -> Source:
 
 def is_file_path(source: str) -> bool:
     """Whether a source is a path on this host, from the root or not."""
-    is_loader = _LOADER.fullmatch(source) and not os.path.exists(source)
-    return not (source.startswith("demo:") or _SCHEME.match(source) or is_loader)
+    return not (source.startswith("demo:") or _SCHEME.match(source) or is_loader(source))
+
+
+def is_loader(source: str) -> bool:
+    """Whether a source is code of the user's, `module:function`."""
+    is_name = _LOADER.fullmatch(source) and not source.startswith("demo:")
+    return bool(is_name) and not os.path.exists(source)
 
 
 def current(file: SourceFile) -> tuple[int, str]:
