@@ -201,7 +201,7 @@ def client_of(uri: str) -> "MlflowClient":
     """
     from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
 
-    from tasks.tracking import tracking_client
+    from tasks.tracking_store import tracking_client
 
     try:
         return tracking_client(uri)

@@ -43,7 +43,7 @@ def _fail_in_mlflow(folder: RunFolder, home: Home) -> None:
 
     from flows.places import store_of
     from tasks.engine.secrets import without_secrets
-    from tasks.tracking import tracking_client
+    from tasks.tracking_store import tracking_client
 
     uri = store_of(home)
     if folder.entry.mlflow_run_id is None or folder.entry.tracking_uri != without_secrets(uri):

@@ -15,6 +15,8 @@ from mlflow.exceptions import MlflowException
 from tasks.spool import Event, Spool
 
 # MLflow's limits; tests hold that they are still what the installed version says
+PARAM_LENGTH = 6000
+TAG_LENGTH = 8000
 DIGEST_LENGTH = 36
 SCHEMA_LENGTH = 1_048_575
 _BATCH = {"metrics": 1000, "params": 100, "tags": 100}

@@ -9,12 +9,11 @@ import io
 import json
 import logging
 import math
-import os
 import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,29 +25,25 @@ from mlflow.exceptions import MlflowException
 
 from tasks.engine.errors import RunError
 from tasks.engine.secrets import without_secrets
-from tasks.sending import entity_name, flattened, is_refusal, next_batch, send
+from tasks.sending import (
+    PARAM_LENGTH,
+    TAG_LENGTH,
+    entity_name,
+    flattened,
+    is_refusal,
+    next_batch,
+    send,
+)
 from tasks.spool import Event, Spool
+from tasks.tracking_store import PAUSES, answered, run_id_of, tracking_client
 
 if TYPE_CHECKING:  # a run without plots needs no matplotlib
     from matplotlib.figure import Figure
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
-# MLflow's limits; tests hold that they are still what the installed version says
-PARAM_LENGTH = 6000
-TAG_LENGTH = 8000
 _CHUNK = {"metrics": 500, "params": 50, "tags": 50}
 
-_MLFLOW_SETTINGS = {
-    # an outage is for the spool to meet: by itself MLflow repeats a request for four minutes
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    # and it writes to the terminal from whatever thread it is in
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-}
-_NO_SUCH_RUN = "RESOURCE_DOES_NOT_EXIST"
-_PAUSES = (0.25, 0.5, 1.0, 2.0, 5.0)
 # Seconds that events are gathered before a batch is sent: 50 times what the last one took.
 _LINGER, _LONGEST_LINGER, _LINGER_SHARE = 0.1, 5.0, 50
 
@@ -108,8 +103,8 @@ def open_run(
             raise RunError(
                 f"{spool_dir} holds the recording of MLflow run {run_id}, not of {existing_run_id}."
             )
-        run_id = _answered(
-            lambda: _run_id(client, run_id, experiment, run_name, tags, artifact_location),
+        run_id = answered(
+            lambda: run_id_of(client, run_id, experiment, run_name, tags, artifact_location),
             without_secrets(tracking_uri),
             timeout,
         )
@@ -118,17 +113,6 @@ def open_run(
         spool.close()
         raise
     return Recorder(client, run_id, spool)
-
-
-def tracking_client(uri: str) -> MlflowClient:
-    """A client that tells within a minute that nobody answers.
-
-    MLflow has no settings but the process's environment; those of `_MLFLOW_SETTINGS` are set
-    there unless they are set already.
-    """
-    for name, value in _MLFLOW_SETTINGS.items():
-        os.environ.setdefault(name, value)
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 class Recorder:
@@ -341,7 +325,7 @@ class Recorder:
                 # whatever it is, what is spooled must not be lost with this thread
                 self._cause = without_secrets(f"{type(error).__name__}: {error}")
                 _log.debug("MLflow: %s", self._cause)
-                self._given_up.wait(_PAUSES[min(failures, len(_PAUSES) - 1)])
+                self._given_up.wait(PAUSES[min(failures, len(PAUSES) - 1)])
                 failures += 1
                 continue
             with self._changed:
@@ -373,47 +357,3 @@ class Recorder:
                     return
             for part in parts:
                 yield from self._refusals(part)
-
-
-def _answered(request: Callable[[], str], where: str, timeout: float) -> str:
-    deadline = time.monotonic() + timeout
-    pauses = iter(_PAUSES)
-    while True:
-        try:
-            return request()
-        except (MlflowException, OSError) as error:
-            if is_refusal(error) or getattr(error, "error_code", "") == _NO_SUCH_RUN:
-                raise
-            pause = next(pauses, _PAUSES[-1])
-            if time.monotonic() + pause > deadline:
-                raise RunError(
-                    f"MLflow at {where} did not answer within {timeout:g} s (track.timeout): "
-                    f"{without_secrets(str(error))}. Start it, or set MLFLOW_TRACKING_URI to one "
-                    "that runs."
-                ) from error
-            time.sleep(pause)
-
-
-def _run_id(
-    client: MlflowClient,
-    existing: str | None,
-    experiment: str,
-    run_name: str,
-    tags: Mapping[str, str],
-    artifact_location: str | None,
-) -> str:
-    if existing is not None:
-        client.update_run(existing, status="RUNNING")
-        return existing
-    known = client.get_experiment_by_name(experiment)
-    if known is None:
-        try:
-            experiment_id = client.create_experiment(experiment, artifact_location)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-            known = client.get_experiment_by_name(experiment)
-    if known is not None:
-        experiment_id = known.experiment_id
-    taken = {entity_name(key): str(value)[:TAG_LENGTH] for key, value in tags.items()}
-    return str(client.create_run(experiment_id, tags=taken, run_name=run_name).info.run_id)

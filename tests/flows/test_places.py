@@ -1,7 +1,8 @@
-"""MLflow's store of a command: what becomes of one that fails, refuses, or does not answer."""
+"""Where a command runs and records: workers, and an MLflow store that fails or refuses."""
 
 import shutil
 import sqlite3
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from flows.places import client_of, store_of, tracking_of
+from flows.places import client_of, cluster_of, store_of, tracking_of
 from infra.mlflow_store import open_experiment, quiet_mlflow
+from tasks.engine.cluster_config import ClusterConfig
 from tasks.engine.errors import RunError, UserError
 from tasks.engine.home import Home
 
@@ -85,3 +87,19 @@ def test_a_server_that_does_not_answer_is_left_to_who_waits_for_it(
     began = time.monotonic()
     assert tracking_of("houses", Home(str(tmp_path))) == "http://127.0.0.1:9"
     assert time.monotonic() - began < 80  # MLflow by itself repeats for minutes
+
+
+def test_a_loader_has_all_of_xgboost_on_the_workers(home: Home) -> None:
+    for source, is_whole in (("table.csv", False), ("mine:load", True)):
+        config = ClusterConfig(workers=1, threads=1)
+        with cluster_of(config, home, source) as client:
+            deadline = time.monotonic() + 120
+            while (found := client.submit(_is_whole, pure=False).result(timeout=60)) is None:
+                assert time.monotonic() < deadline  # modules are imported beside the first task
+                time.sleep(0.1)
+            assert found is is_whole
+
+
+def _is_whole() -> bool | None:
+    compat = sys.modules.get("xgboost.compat")
+    return getattr(compat, "SKLEARN_INSTALLED", None)

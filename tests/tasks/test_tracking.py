@@ -17,13 +17,15 @@ from mlflow.utils import validation
 
 from tasks.engine.errors import RunError
 from tasks.engine.secrets import without_secrets
-from tasks.sending import DIGEST_LENGTH, SCHEMA_LENGTH, entity_name, send
-from tasks.tracking import (
+from tasks.sending import (
+    DIGEST_LENGTH,
     PARAM_LENGTH,
+    SCHEMA_LENGTH,
     TAG_LENGTH,
-    Recorder,
-    open_run,
+    entity_name,
+    send,
 )
+from tasks.tracking import Recorder, open_run
 from tests.mlflow_server import MlflowServer
 
 
