@@ -84,10 +84,10 @@ class RunFolder:
         """
         if self.entry.dataset not in ("", dataset):
             self.update(key="")
-            waits = "; `boostline record` records what it trained on the old one"
+            waits = ", and `boostline record` records what it trained on the old one"
             raise OtherTableError(
-                "The table has changed since a run of this configuration died: this one begins anew"
-                f"{waits if self.is_trained else ''}."
+                "The table has changed since this run's process died: another begins anew, in a "
+                f"record of its own{waits if self.is_trained else ''}."
             )
         self.update(dataset=dataset)
 
