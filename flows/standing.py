@@ -4,14 +4,20 @@ import os
 import sys
 from typing import Any
 
+from infra.asking import is_url, without_user
 from infra.services import Services, running
 from tasks.engine.cluster_config import ClusterConfig
 from tasks.engine.config import Config
+from tasks.engine.errors import UserError
 from tasks.engine.home import Home
 
 UP = "boostline up"
 # Where MLflow's pages are for people, if it is not where runs are sent to.
 MLFLOW_PAGES = "BOOSTLINE_MLFLOW_PAGES"
+_ADDRESSES = {
+    "PREFECT_API_URL": "http://127.0.0.1:4200/api, or unset it to use the embedded server",
+    "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000, or unset it to use a file in the home",
+}
 
 
 def standing(home: Home) -> Services | None:
@@ -24,7 +30,17 @@ def use_services(home: Home) -> str:
     """Points this process at the home's services, except where its environment names others.
 
     To be called before Prefect is imported. Returns what it points to, for the screen.
+
+    Raises:
+        UserError: what the environment names is no URL.
     """
+    for name, way_out in _ADDRESSES.items():
+        given = os.environ.get(name, "")
+        if given.startswith(("http://", "https://")) and not is_url(given):
+            raise UserError(
+                f"{name}={without_user(given)!r} is not a URL. Write it as in {way_out}. / and @ "
+                "of a password are %2F and %40."
+            )
     services = standing(home)
     if services is None:
         return ""
@@ -46,12 +62,12 @@ def in_place(config: Config, home: Home) -> Config:
     A cluster of its own is opened all the same where the workers might not do what new ones would:
     they are of another Python environment, or have the user's own loader imported as it was.
     """
-    from tasks.engine.sources import is_file_path  # brings pyarrow along, which status needs not
+    from tasks.engine.sources import is_loader  # brings pyarrow along, which status needs not
 
     services = standing(home)
-    source = config.data.source
-    is_loader = not (is_file_path(source) or "://" in source or source.startswith("demo:"))
-    if services is None or not services.dask or services.prefix != sys.prefix or is_loader:
+    if services is None or not services.dask or services.prefix != sys.prefix:
+        return config
+    if is_loader(config.data.source):
         return config
     if config.cluster != ClusterConfig():
         return config

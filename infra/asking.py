@@ -18,20 +18,27 @@ NO_ANSWER = (OSError, ValueError, http.client.HTTPException)
 
 def is_loopback(url: str) -> bool:
     """Whether the URL's host is this one's loopback, by its name or number."""
-    host = urlsplit(url).hostname or ""
+    host = (urlsplit(url).hostname or "") if is_url(url) else ""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
 
 
-def without_user(url: str) -> str:
-    """The URL without user and password: urllib would look for a host of that name."""
+def is_url(url: str) -> bool:
+    """Whether there is a host in it, and a number where its port stands."""
     try:
         parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:  # no URL, for a / in its password perhaps: nobody is asked, but it is shown
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def without_user(url: str) -> str:
+    """The URL without user and password: urllib would look for a host of that name."""
+    if not is_url(url):  # for a / in its password perhaps: nobody is asked, but it is shown
         return re.sub("://.*@", "://", url)
+    parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
@@ -39,7 +46,8 @@ def ask(request: str | urllib.request.Request, timeout: float) -> Any:
     """As `urllib.request.urlopen`, whose errors it raises; without the user that a URL names."""
     if isinstance(request, str):
         request = urllib.request.Request(request)
-    _ = urlsplit(request.full_url).port  # a ValueError where it is no URL
+    if not is_url(request.full_url):
+        raise ValueError(f"{without_user(request.full_url)!r} is not a URL")
     request.full_url = url = without_user(request.full_url)
     # `urlopen` itself would keep the proxies of its first call as long as the process lives
     past = [urllib.request.ProxyHandler({})] if is_loopback(url) else []

@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 
 from flows.reach import read, status
+from flows.standing import use_services
 from infra.asking import ask, is_loopback, without_proxy
 from infra.prefect_server import EMBEDDED, EmbeddedPrefect, PrefectServerError
 from infra.prefect_worker import online
 from infra.start_limit import StartSettingError
+from tasks.engine.errors import UserError
+from tasks.engine.home import Home
 
 
 class _Answer(http.server.BaseHTTPRequestHandler):
@@ -91,11 +94,18 @@ def _say(listening: socket.socket, said: bytes) -> None:
         ("http://me:pa/ss@127.0.0.1/api", "http://127.0.0.1/api"),
     ],
 )
-def test_what_is_no_url_does_not_answer(url: str, shown: str) -> None:
+def test_what_is_no_url_does_not_answer(
+    url: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert status(url) is None
     message = f"PREFECT_API_URL={shown!r} is not a URL. Write it as in "
     with pytest.raises(StartSettingError, match=re.escape(message)):
         EmbeddedPrefect(Path(), url, None).wait()
+    for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
+        with monkeypatch.context() as environment:
+            environment.setenv(name, url)
+            with pytest.raises(UserError, match=re.escape(f"{name}={shown!r} is not a URL. ")):
+                use_services(Home(str(tmp_path)))
 
 
 @pytest.mark.parametrize(
