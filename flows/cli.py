@@ -286,12 +286,16 @@ def record(
     use_services(Home.at())
     from flows.record import finish
 
-    done = finish(_settled(Home.at()), run)
+    done, errors = finish(_settled(Home.at()), run)
     for finished in done:
         model = finished.model_uri or "it ended before there was a model"
         typer.echo(f"Recorded: MLflow run {finished.mlflow_run_id}, {model}")
-    if not done:
+    if not done and not errors:
         typer.echo("Nothing waits to be recorded.")
+    for error in errors[:-1]:
+        typer.echo(str(error), err=True)
+    if errors:
+        raise errors[-1]
 
 
 app.add_typer(cli_services.app)
@@ -330,9 +334,9 @@ def _check_early(config: "Config", home: "Home") -> None:
 
 def _lean_xgboost(config: "Config") -> None:
     """Before anything imports XGBoost; but a loader may be the user's own use of it."""
-    from tasks.engine.sources import is_loader
+    from tasks.engine.sources import is_data
 
-    if not is_loader(config.data.source):
+    if is_data(config.data.source):
         import tasks.engine.lean_xgboost  # noqa: F401
 
 

@@ -19,7 +19,7 @@ from fsspec import AbstractFileSystem
 from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from tasks.engine.errors import UserError
+from tasks.engine.errors import RunError, UserError
 from tasks.engine.frames import open_input
 from tasks.engine.parts import write_part
 from tasks.engine.predictions import Part
@@ -190,7 +190,8 @@ def _write_folder(parts: Sequence[Part], out: str) -> None:
                 write_part(part.uri, _table(part, schema))
             with open_input(part.uri) as source, filesystem.open(new, "wb") as file:
                 shutil.copyfileobj(source, file)
-    for old in filesystem.ls(path, detail=False, refresh=True):
+    filesystem.invalidate_cache()
+    for old in filesystem.ls(path, detail=False):
         name = str(old).rpartition("/")[2]
         if _PART.fullmatch(name) and f"{path}/{name}" not in names:
             filesystem.rm_file(old)
@@ -206,7 +207,11 @@ def _move(filesystem: Any, name: str, path: str) -> None:
     if isinstance(filesystem, LocalFileSystem):
         os.replace(name, path)
     elif type(filesystem).mv is not AbstractFileSystem.mv:
+        if filesystem.exists(path):  # some refuse to take its place, and some do not say so
+            filesystem.rm_file(path)
         filesystem.mv(name, path)
+        if not filesystem.exists(path):
+            raise RunError(f"{path} could not be written: {name} was not renamed.")
     else:  # what `mv` does there, but names are no patterns; object storage copies by itself
         filesystem.cp_file(name, path)
         filesystem.rm_file(name)

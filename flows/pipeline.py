@@ -4,25 +4,27 @@ import os
 import re
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+from mlflow.exceptions import MlflowException
 from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 
 from flows.catching_up import give_way_to_newer
-from flows.places import aside, chosen, cluster_of, device_of, telemetry, tracking_of
+from flows.places import aside, check_let_in, chosen, cluster_of, device_of, telemetry, tracking_of
 from flows.standing import dashboard_of, in_place, mlflow_pages
 from flows.states import cancelling
 from infra.growing import at_full_size
 from infra.prefect_server import EMBEDDED
 from tasks.artifacts import Links, TrainingProgress, log_places, page_name, show_results
-from tasks.description import mlflow_page
+from tasks.description import NOTE, mlflow_page, without_result
 from tasks.engine.config import Config
 from tasks.engine.dates import dated, day_of
+from tasks.engine.errors import UserError
 from tasks.engine.home import Home, digest_of
 from tasks.engine.progress import listening
 from tasks.engine.report import Report
@@ -45,6 +47,7 @@ from tasks.record import (
     NotRecorded,
     begin,
     describe_data,
+    example_of,
     not_taken,
     record_run,
     rounds_to,
@@ -53,7 +56,7 @@ from tasks.system_metrics import system_metrics
 from tasks.tracking import Recorder, Status, open_run
 from tasks.train import train_model
 
-KILLED_SECONDS = 5.0  # for what MLflow is still to be told of a run that is given up
+KILLED_SECONDS = 5.0  # for what MLflow is still to be told of a run that ends otherwise
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,7 @@ def _trained(config: Config, place: Home, choice: Sequence[str]) -> Outcome:
             profile=profile,
             trained=trained,
             report=report,
+            example=example_of(profile),
         )
         with clock.step("record"):
             logged = record_run(found, recorder, folder)
@@ -217,31 +221,27 @@ def recording(config: Config, home: Home) -> Iterator[tuple[Recorder, RunFolder]
     run_id = str(flow_run.id)
     key = digest_of(config.model_dump(mode="json", exclude={"cluster"}))
     with under_way(home, run_id, key) as folder:
-        uri = tracking_of(config.track.experiment, home)
-        place = without_secrets(uri)
-        tags = {"prefect.flow_run_id": run_id, FLOW_RUN_URL: _flow_run_url()}
-        goes_on = folder.entry.mlflow_run_id is not None and folder.entry.tracking_uri == place
-        recorder = open_run(
-            uri,
-            config.track.experiment,
-            config.track.run_name or str(flow_run.name),
-            tags,
-            folder.spool,
-            folder.entry.mlflow_run_id if goes_on else None,
-            timeout=config.track.timeout,
-        )
-        folder.update(mlflow_run_id=recorder.run_id, tracking_uri=place)
-        begin(recorder, config, tags, goes_on)
+        try:
+            recorder = _recorder(config, home, folder)
+        except BaseException as error:
+            folder.give_back(_one_line(error))
+            raise
         try:
             yield recorder, folder
         except BaseException as error:
             # what is no Exception is a signal, Prefect's cancelling or Ctrl-C
             state: State = "failed" if isinstance(error, Exception) else "killed"
-            recorder.tags({"cause": _one_line(error)})
             status: Status = "FAILED" if state == "failed" else "KILLED"
-            # who presses Ctrl-C, or cancels, wants the workers back
-            limit = None if isinstance(error, Exception) else KILLED_SECONDS
-            taken = recorder.close(status, _patience(error, config), limit).complete
+            # who presses Ctrl-C, or cancels, wants the workers back; and where MLflow did not take
+            # all of a trained model, it was waited for already
+            at_once = isinstance(error, NotRecorded) or not isinstance(error, Exception)
+            limit = KILLED_SECONDS if at_once else None
+            taken = False
+            with suppress(OSError, UserError):  # a full disk, which may be the error itself
+                recorder.tags(
+                    {"cause": _one_line(error), NOTE: without_result(config, _one_line(error))}
+                )
+                taken = recorder.close(status, min(config.track.timeout, 60.0), limit).complete
             waits = isinstance(error, NotRecorded | OtherTableError) and folder.is_trained
             folder.update(state=state, cause=_one_line(error), recorded=taken and not waits)
             raise
@@ -251,16 +251,34 @@ def recording(config: Config, home: Home) -> Iterator[tuple[Recorder, RunFolder]
             raise not_taken(ended, folder, config)
 
 
+def _recorder(config: Config, home: Home, folder: RunFolder) -> Recorder:
+    """Of the run of an earlier try in this folder, where MLflow still has it; else of a new one."""
+    uri = tracking_of(config.track.experiment, home)
+    place = without_secrets(uri)
+    tags = {"prefect.flow_run_id": str(flow_run.id), FLOW_RUN_URL: _flow_run_url()}
+    earlier = folder.entry.mlflow_run_id if folder.entry.tracking_uri == place else None
+    try:
+        recorder = open_run(
+            uri,
+            config.track.experiment,
+            config.track.run_name or str(flow_run.name),
+            tags,
+            folder.spool,
+            earlier,
+            timeout=config.track.timeout,
+            renewed=True,
+        )
+    except MlflowException as error:
+        check_let_in(error, uri)
+        raise
+    folder.update(mlflow_run_id=recorder.run_id, tracking_uri=place)
+    begin(recorder, config, tags, goes_on=recorder.run_id == earlier)
+    return recorder
+
+
 def _flow_run_url() -> str:
     """The run's page in Prefect; none of the embedded server, which ends with the command."""
     return "" if os.environ.get(EMBEDDED) else without_secrets(str(flow_run.ui_url or ""))
-
-
-def _patience(error: BaseException, config: Config) -> float:
-    """Seconds to wait for each answer of MLflow's at the end of a run that failed."""
-    if isinstance(error, NotRecorded):
-        return 0.0  # it was waited for already
-    return min(config.track.timeout, 60.0)
 
 
 def _one_line(error: BaseException) -> str:

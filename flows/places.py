@@ -12,7 +12,7 @@ from tasks.engine.frames import Device
 from tasks.engine.home import Home
 from tasks.engine.profile import Profile
 from tasks.engine.secrets import keep_logs_clean, referred, without_secrets
-from tasks.engine.sources import is_loader
+from tasks.engine.sources import is_data
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -108,7 +108,7 @@ def cluster_of(config: ClusterConfig, home: Home, source: str = "") -> Iterator[
             dashboard=config.dashboard,
             start_timeout_s=config.start_timeout,
             worker_ttl_s=config.worker_ttl,
-            imports=(LEAN, *AHEAD) if config.kind == "local" and not is_loader(source) else AHEAD,
+            imports=(LEAN, *AHEAD) if config.kind == "local" and is_data(source) else AHEAD,
             tls=tls,
             gpu=GpuPlan(
                 devices=config.gpu_devices,

@@ -1,6 +1,9 @@
 """Recordings that could not be finished, finished: from what the runs kept on disk."""
 
 from dataclasses import dataclass
+from shutil import rmtree
+
+from mlflow.exceptions import MlflowException
 
 from flows.places import tracking_of
 from tasks.engine.config import TrackConfig
@@ -8,8 +11,9 @@ from tasks.engine.errors import RunError, UserError
 from tasks.engine.home import Home
 from tasks.engine.secrets import without_secrets
 from tasks.ledger import FINDINGS, Entry, RunFolder, entries, held
-from tasks.record import Findings, finish_recording
+from tasks.record import Findings, begin, finish_recording
 from tasks.tracking import open_run
+from tasks.tracking_store import is_gone
 
 
 @dataclass(frozen=True)
@@ -26,18 +30,18 @@ def waiting(home: Home) -> list[Entry]:
     return [entry for entry in entries(home) if not entry.recorded]
 
 
-def finish(home: Home, name: str | None = None) -> list[Finished]:
-    """Finishes the recording of the run `name`, or of all that wait for it.
+def finish(home: Home, name: str | None = None) -> tuple[list[Finished], list[RunError]]:
+    """Finishes the recording of the run `name`, or of all that wait for it; errors of the others.
 
     Raises:
         UserError: no such run waits.
-        RunError: MLflow does not answer.
     """
     found = [entry for entry in waiting(home) if name in (None, entry.name, entry.mlflow_run_id)]
     if name is not None and not found:
         names = ", ".join(entry.name for entry in waiting(home)) or "none"
         raise UserError(f"No recording of a run {name!r} waits to be finished. Waiting: {names}.")
-    done = []
+    done: list[Finished] = []
+    errors: list[RunError] = []
     for entry in found:
         folder = held(home, entry)
         if folder is None:
@@ -45,16 +49,24 @@ def finish(home: Home, name: str | None = None) -> list[Finished]:
         try:
             if not folder.entry.recorded:
                 done.append(_finish(folder, home))
+        except RunError as error:
+            errors.append(error)
         finally:
             folder.release()
-    return done
+    return done, errors
+
+
+def _nothing_to_record(folder: RunFolder) -> Finished:
+    """Of a run that ended before it had a model, and that MLflow never had, or has no more."""
+    rmtree(folder.spool, ignore_errors=True)
+    folder.update(recorded=True)
+    return Finished(folder.entry.name, folder.entry.mlflow_run_id or "none", None)
 
 
 def _finish(folder: RunFolder, home: Home) -> Finished:
     findings = folder.kept(FINDINGS, Findings)
-    if findings is None and not folder.spool.exists():
-        folder.update(recorded=True)
-        return Finished(folder.entry.name, str(folder.entry.mlflow_run_id), None)
+    if findings is None and not (folder.entry.mlflow_run_id and folder.spool.exists()):
+        return _nothing_to_record(folder)
     track = findings.config.track if findings else TrackConfig()
     uri = tracking_of(track.experiment, home)
     if folder.entry.tracking_uri not in ("", without_secrets(uri)):
@@ -62,15 +74,24 @@ def _finish(folder: RunFolder, home: Home) -> Finished:
             f"The run {folder.entry.name} records at {folder.entry.tracking_uri}, but "
             f"MLFLOW_TRACKING_URI is {without_secrets(uri)}. Set it to the former."
         )
-    recorder = open_run(
-        uri,
-        track.experiment,
-        folder.entry.name,
-        {},
-        folder.spool,
-        folder.entry.mlflow_run_id,
-        timeout=track.timeout,
-    )
+    tags = {"prefect.flow_run_id": folder.entry.flow_run_id}
+    try:
+        recorder = open_run(
+            uri,
+            track.experiment,
+            folder.entry.name,
+            tags,
+            folder.spool,
+            folder.entry.mlflow_run_id,
+            timeout=track.timeout,
+            renewed=findings is not None,
+        )
+    except MlflowException as error:
+        if not is_gone(error):
+            raise
+        return _nothing_to_record(folder)
+    if findings is not None and recorder.run_id != folder.entry.mlflow_run_id:
+        begin(recorder, findings.config, tags)
     model_uri = None
     try:
         if findings is not None:

@@ -109,10 +109,14 @@ def _truly(line: Remembered, known: dict[str, tuple[Entry, bool]]) -> Remembered
     entry, gone = known.get(line.run_id, (None, False))
     if entry is None:
         return line
-    crashed = gone or (entry.state == "crashed" and line.state != "finished")
+    state = line.state
+    if gone or (entry.state == "crashed" and state != "finished"):
+        state = "crashed"
+    elif state == "running" and entry.state in ("failed", "killed"):
+        state = entry.state
     return line.model_copy(
         update={
-            "state": "crashed" if crashed else line.state,
+            "state": state,
             "cause": line.cause or entry.cause,
         }
     )

@@ -40,6 +40,11 @@ def beginning(config: Config, flow_run_url: str) -> str:
     return text + (f"\n\n[Flow run in Prefect]({flow_run_url})" if flow_run_url else "")
 
 
+def without_result(config: Config, cause: str) -> str:
+    """What MLflow says of a run that came to no result."""
+    return f"Training for {_code(config.target)} of {_code(table_name(config))} has ended: {cause}"
+
+
 def result(config: Config, trained: Trained, report: Report) -> str:
     """The test R² with its interval, in a sentence."""
     test = report.metrics["test"]
@@ -85,6 +90,7 @@ def sides(report: Report) -> str:
         "|:---|---:|---:|---:|---:|---:|---:|",
     ]
     found = [(side, report.metrics[side]) for side in SIDES if side in report.metrics]
+    found = [(side, metrics) for side, metrics in found if metrics.rows]
     if "test" in report.baseline:
         found.append(("mean of the target", report.baseline["test"]))  # type: ignore[arg-type]
     lines += [f"| {name} | {' | '.join(_cells(metrics))} |" for name, metrics in found]

@@ -72,6 +72,8 @@ def evaluate_model(
         on_progress=lambda done, total: tell(Progress("evaluate", (rows + done) // 2, rows)),
     )
     for side, found in report.metrics.items():
+        if not found.rows:
+            continue
         errors = f"RMSE {figure(found.rmse)}, MAE {figure(found.mae)}"
         get_run_logger().info("R² of the %s rows: %s; %s", side, score(found.r2), errors)
     return report

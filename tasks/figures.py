@@ -55,9 +55,10 @@ def size(count: int) -> str:
 
 def compact(value: float) -> str:
     """Three digits and a letter, for where there is little room: `20.6k`."""
-    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+    # from where three digits would round to a thousand of the smaller unit
+    for limit, unit, suffix in ((999.5e6, 1e9, "G"), (999.5e3, 1e6, "M"), (1e4, 1e3, "k")):
         if value >= limit:
-            return f"{value / (1e3 if suffix == 'k' else limit):.3g}{suffix}"
+            return f"{value / unit:.3g}{suffix}"
     return f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 

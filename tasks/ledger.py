@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
+from shutil import rmtree
 from typing import IO, Literal, TypeVar
 
 from pydantic import BaseModel
@@ -90,6 +91,14 @@ class RunFolder:
                 f"record of its own{waits if self.is_trained else ''}."
             )
         self.update(dataset=dataset)
+
+    def give_back(self, cause: str) -> None:
+        """Leaves the folder as it was before this try, which has not even begun to record."""
+        if self.entry.mlflow_run_id or self.is_trained:
+            self.update(state="crashed", cause=cause)
+        else:
+            rmtree(self.spool, ignore_errors=True)
+            self.update(state="failed", cause=cause, recorded=True)
 
     def keep(self, name: str, value: BaseModel) -> None:
         Home(str(self.path)).save(value, name)

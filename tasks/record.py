@@ -1,5 +1,6 @@
 """What MLflow remembers of a run: its parameters, data, rounds, metrics, plots and model."""
 
+import base64
 import importlib.metadata
 import json
 import platform
@@ -9,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pandas as pd
+import pyarrow as pa
 from fsspec.core import url_to_fs
 from mlflow.exceptions import MlflowException
 from prefect import task
@@ -19,7 +22,7 @@ from tasks import description, plots
 from tasks.engine.config import Config, flatten
 from tasks.engine.dataset import Dataset, Frozen
 from tasks.engine.errors import RunError
-from tasks.engine.frames import first_rows
+from tasks.engine.parts import read_slices
 from tasks.engine.profile import Profile
 from tasks.engine.progress import Progress, reporter
 from tasks.engine.report import Report
@@ -48,7 +51,10 @@ class Logged(Frozen):
 
 
 class Findings(Frozen):
-    """All that a run found, small enough to keep: the recording can be done from it alone."""
+    """All that a run found, small enough to keep: the recording can be done from it alone.
+
+    `example` is a few of the rows that it trained on, as `example_of` writes them.
+    """
 
     config: Config
     dataset: Dataset
@@ -56,6 +62,23 @@ class Findings(Frozen):
     profile: Profile
     trained: Trained
     report: Report
+    example: str = ""
+
+
+def example_of(profile: Profile) -> str:
+    """The first of the sampled training rows, raw, as an Arrow stream in base64."""
+    frames = (frame for frame in read_slices(profile.sample, profile.sample_share) if len(frame))
+    table = pa.Table.from_pandas(next(frames).head(EXAMPLE_ROWS), preserve_index=False)
+    written = pa.BufferOutputStream()
+    with pa.ipc.new_stream(written, table.schema) as stream:
+        stream.write_table(table)
+    return base64.b64encode(written.getvalue()).decode()
+
+
+def _example(found: Findings) -> pd.DataFrame:
+    written = base64.b64decode(found.example or example_of(found.profile))
+    frame: pd.DataFrame = pa.ipc.open_stream(written).read_pandas()
+    return frame
 
 
 class NotRecorded(RunError):
@@ -86,7 +109,7 @@ def begin(
         description.NOTE: description.beginning(config, tags.get(FLOW_RUN_URL, "")),
     }
     recorder.tags({name: value for name, value in known.items() if value})
-    recorder.tags({**config.track.tags, **tags})
+    recorder.tags({**config.track.tags, **tags, **({"cause": ""} if goes_on else {})})
 
 
 def describe_data(recorder: Recorder, dataset: Dataset, plan: Plan, profile: Profile) -> None:
@@ -213,7 +236,7 @@ def _log_model(found: Findings, recorder: Recorder, pictures: dict[str, bytes]) 
             recorder.client,
             recorder.run_id,
             Path(scratch, "scorer"),
-            input_example=first_rows(dataset.row_groups()[0], names, EXAMPLE_ROWS),
+            input_example=_example(found),
             float_columns=[name for name in names if kinds[name] == "float" and name not in texts],
             registered_name=config.track.model,
             metadata={"dataset_digest": dataset.digest, "model_sha256": trained.model_sha256},

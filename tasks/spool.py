@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tasks.engine.errors import RunError
+from tasks.engine.home import writing
 
 Event = dict[str, Any]
 
@@ -54,8 +55,9 @@ class Spool:
         return self._unconfirmed
 
     def append(self, event: Event) -> None:
-        self._events.write(json.dumps(event).encode() + b"\n")
-        self._events.flush()
+        with writing(str(self.folder)):
+            self._events.write(json.dumps(event).encode() + b"\n")
+            self._events.flush()
 
     def place(self, name: str) -> Path:
         """A path for a file of that name that nothing else uses."""

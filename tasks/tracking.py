@@ -35,7 +35,7 @@ from tasks.sending import (
     send,
 )
 from tasks.spool import Event, Spool
-from tasks.tracking_store import PAUSES, answered, run_id_of, tracking_client
+from tasks.tracking_store import PAUSES, answered, is_gone, run_id_of, tracking_client
 
 if TYPE_CHECKING:  # a run without plots needs no matplotlib
     from matplotlib.figure import Figure
@@ -79,10 +79,12 @@ def open_run(
     *,
     artifact_location: str | None = None,
     timeout: float = 60.0,
+    renewed: bool = False,
 ) -> "Recorder":
     """Start or continue an MLflow run whose spool is `spool_dir`.
 
-    A spool that is there continues its own run, and what it holds unconfirmed is sent first.
+    A spool that is there continues its own run, and what it holds unconfirmed is sent first. Where
+    that run is gone, deleted or in another store, a new one takes its place if it is `renewed`.
 
     Args:
         experiment: name; created where it doesn't exist.
@@ -103,11 +105,20 @@ def open_run(
             raise RunError(
                 f"{spool_dir} holds the recording of MLflow run {run_id}, not of {existing_run_id}."
             )
-        run_id = answered(
-            lambda: run_id_of(client, run_id, experiment, run_name, tags, artifact_location),
-            without_secrets(tracking_uri),
-            timeout,
-        )
+
+        def opened(run_id: str | None) -> str:
+            return answered(
+                lambda: run_id_of(client, run_id, experiment, run_name, tags, artifact_location),
+                without_secrets(tracking_uri),
+                timeout,
+            )
+
+        try:
+            run_id = opened(run_id)
+        except MlflowException as error:
+            if run_id is None or not renewed or not is_gone(error):
+                raise
+            run_id = opened(None)
         spool.run_id = run_id
     except BaseException:
         spool.close()

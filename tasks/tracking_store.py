@@ -35,6 +35,16 @@ def tracking_client(uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
+def is_gone(error: Exception) -> bool:
+    """Whether the run that was asked for is not there, or was deleted."""
+    no_such_run = getattr(error, "error_code", "") == _NO_SUCH_RUN
+    return no_such_run or "must be in the 'active' state" in str(error)
+
+
+def _status(error: Exception) -> int:
+    return int(getattr(error, "get_http_status_code", int)())
+
+
 def answered(request: Callable[[], str], where: str, timeout: float) -> str:
     """What the server says, asked again for `timeout` seconds. Raises RunError after these, and
     MlflowException where it refuses."""
@@ -44,7 +54,7 @@ def answered(request: Callable[[], str], where: str, timeout: float) -> str:
         try:
             return request()
         except (MlflowException, OSError) as error:
-            if is_refusal(error) or getattr(error, "error_code", "") == _NO_SUCH_RUN:
+            if is_refusal(error) or is_gone(error) or _status(error) in (401, 403):
                 raise
             pause = next(pauses, PAUSES[-1])
             if time.monotonic() + pause > deadline:

@@ -280,15 +280,6 @@ def _damaged(uri: str, place: str, cause: str) -> UserError:
     )
 
 
-def first_rows(row_group: RowGroup, columns: Sequence[str], rows: int) -> pd.DataFrame:
-    """The first few rows of a row group, without reading the rest."""
-    with open_input(row_group.uri) as source:
-        file = pq.ParquetFile(source)
-        batch = next(file.iter_batches(rows, row_groups=[row_group.index], columns=list(columns)))
-        frame: pd.DataFrame = batch.to_pandas(ignore_metadata=True)
-        return frame[list(columns)]
-
-
 def content_digests(batch: Batch) -> list[str]:
     """Of row groups of one file: BLAKE2b of the bytes that each takes in it, all columns of it."""
     uri = batch[0].uri

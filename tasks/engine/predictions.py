@@ -20,7 +20,7 @@ from tasks.engine.frames import Device, on_host, read_arrow, read_frame
 from tasks.engine.home import Home, digest_of, write_atomically
 from tasks.engine.parts import part_group, present, write_part
 from tasks.engine.rows import Plan, category_text, load, scoring
-from tasks.engine.scoring import MANIFEST_FILE, Encoder, Scorer, canonical_text
+from tasks.engine.scoring import MANIFEST_FILE, Column, Encoder, Scorer, canonical_text
 
 
 class Part(Frozen):
@@ -86,15 +86,20 @@ def store_scorer(scorer: Scorer, home: Home) -> ScorerRef:
 
 
 def texts_of(encoder: Encoder) -> tuple[str, ...]:
-    """Category columns that held texts in training, as "01" tells: no number is written so.
-
-    Where a file leaves the types open they have to be read as texts again.
+    """Category columns that held texts in training: where a file leaves the types open they have to
+    be read as texts again. Of a model that does not say so "01" tells: no number is written so.
     """
     return tuple(
         column.name
         for column in encoder.columns
-        if column.categories is not None and not all(map(_is_no_text, column.categories))
+        if column.categories is not None and _is_of_texts(column)
     )
+
+
+def _is_of_texts(column: Column) -> bool:
+    if column.of_texts is not None:
+        return column.of_texts
+    return not all(map(_is_no_text, column.categories or ()))
 
 
 def _is_no_text(category: str) -> bool:

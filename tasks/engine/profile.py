@@ -156,7 +156,8 @@ def _profile(
     _check_sides(target, config, summary)
     _check_spread(target, plan, summary)
     columns = _columns(summary, plan)
-    encoder = encoder_of(plan, summary.numbers, summary.categories, config.normalize.kind)
+    texts = [column.name for column in dataset.columns if column.kind == "string"]
+    encoder = encoder_of(plan, summary.numbers, summary.categories, config.normalize.kind, texts)
     assert dataset.digest is not None
     return Profile(
         dataset_digest=dataset.digest,

@@ -4,7 +4,7 @@ Constant columns are treated as scikit-learn's StandardScaler and MinMaxScaler d
 scale of 1. A column without any training value keeps center 0 and scale 1.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -21,13 +21,17 @@ def encoder_of(
     numbers: Moments,
     categories: Sequence[Mapping[str, int]],
     kind: Literal["standard", "minmax", "none"],
+    texts: Collection[str] = (),
 ) -> Encoder:
-    """`numbers` and `categories` are of the training rows, in the plan's order of each sort."""
+    """`numbers` and `categories` are of the training rows, in the plan's order of each sort.
+
+    `texts` are the columns of the table that hold texts.
+    """
     columns, number, category = [], 0, 0
     for feature in plan.features:
         if feature.kind == "category":
-            texts = tuple(sorted(categories[category]))
-            columns.append(Column(feature.name, "category", categories=texts))
+            known, of_texts = tuple(sorted(categories[category])), feature.name in texts
+            columns.append(Column(feature.name, "category", categories=known, of_texts=of_texts))
             category += 1
             continue
         center, scale = _scaling(numbers, number, kind)

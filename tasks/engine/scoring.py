@@ -52,7 +52,8 @@ class Column:
     """How one raw column becomes one feature.
 
     Numeric kinds become `(x - center) / scale` in float64, then float32. A category becomes its
-    place in `categories`, which is sorted by code point.
+    place in `categories`, which is sorted by code point. `of_texts` says whether it held texts, so
+    that a file that leaves types open is read alike; None where that is not known.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Column:
     center: float = 0.0
     scale: float = 1.0
     categories: tuple[str, ...] | None = None
+    of_texts: bool | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -73,6 +75,13 @@ class Column:
             object.__setattr__(self, "categories", tuple(self.categories))
             if list(self.categories) != sorted(set(self.categories)):
                 raise ValueError(f"column {self.name!r}: categories must be sorted and distinct")
+
+    def stored(self) -> dict[str, Any]:
+        """The fields as JSON has them."""
+        fields = asdict(self)
+        if self.of_texts is None:
+            del fields["of_texts"]
+        return fields
 
     @cached_property
     def codes(self) -> Mapping[str, int]:
@@ -111,7 +120,7 @@ class Encoder:
         return ["c" if column.kind == "category" else "q" for column in self.columns]
 
     def to_json(self) -> str:
-        return json.dumps([asdict(column) for column in self.columns], ensure_ascii=False)
+        return json.dumps([column.stored() for column in self.columns], ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> "Encoder":
@@ -210,7 +219,7 @@ class Scorer:
         """Write the model, the manifest last; the SHA-256 of each file by name, it included."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        encoder = {"mean": self.mean, "columns": [asdict(c) for c in self.encoder.columns]}
+        encoder = {"mean": self.mean, "columns": [c.stored() for c in self.encoder.columns]}
         files = {
             BOOSTER_FILE: bytes(self.booster.save_raw("ubj")),
             ENCODER_FILE: json.dumps(encoder, ensure_ascii=False, indent=1).encode(),

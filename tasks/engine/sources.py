@@ -67,6 +67,11 @@ def is_file_path(source: str) -> bool:
     return not (source.startswith("demo:") or _SCHEME.match(source) or is_loader(source))
 
 
+def is_data(source: str) -> bool:
+    """Whether no code makes the rows: the user's own, or scikit-learn's for the demo."""
+    return not (is_loader(source) or source.startswith("demo:"))
+
+
 def is_loader(source: str) -> bool:
     """Whether a source is code of the user's, `module:function`."""
     is_name = _LOADER.fullmatch(source) and not source.startswith("demo:")
