@@ -108,7 +108,11 @@ def _is_no_text(category: str) -> bool:
         return True
     for read in (int, float, Decimal, pd.Timestamp) if category[-1:].isdigit() else ():
         with suppress(ValueError, ArithmeticError):
-            if canonical_text(read(category)) == category:
+            value = read(category)
+            # integers that fit no column are read as texts
+            if isinstance(value, int) and abs(value) >= 1 << 64:
+                return False
+            if canonical_text(value) == category:
                 return True
     return False
 

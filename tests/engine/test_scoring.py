@@ -13,6 +13,7 @@ import pytest
 import xgboost as xgb
 from sklearn.preprocessing import StandardScaler
 
+from tasks.engine.predictions import texts_of
 from tasks.engine.rows import category_text
 from tasks.engine.scoring import (
     BOOSTER_FILE,
@@ -412,3 +413,21 @@ def test_a_model_that_lacks_a_file_or_says_so_is_refused(tmp_path: Path) -> None
     (tmp_path / BOOSTER_FILE).unlink()
     with pytest.raises(TamperedModelError, match=r"lacks booster\.ubj"):
         Scorer.load(tmp_path)
+
+
+@pytest.mark.parametrize("of_texts", [True, False, None])
+def test_whether_a_category_held_texts_is_remembered(of_texts: bool | None) -> None:
+    columns = (
+        Column("number", "number"),
+        Column("plain", "category", categories=("1", "2.5"), of_texts=of_texts),
+        Column("long", "category", categories=("9034500000000000000001",), of_texts=of_texts),
+        Column("mixed", "category", categories=("01", "2"), of_texts=of_texts),
+    )
+    encoder = Encoder(columns)
+    again = Encoder.from_json(encoder.to_json())
+    assert again == encoder
+    assert ("of_texts" in encoder.to_json()) is (of_texts is not None)
+    guessed = (
+        ("long", "mixed") if of_texts is None else ("plain", "long", "mixed") if of_texts else ()
+    )
+    assert texts_of(again) == guessed

@@ -61,6 +61,20 @@ def test_a_trained_model_of_the_old_table_waits_to_be_recorded(home: Home) -> No
             folder.settle("changed")
 
 
+@pytest.mark.parametrize("earlier", [None, "an-mlflow-run"])
+def test_a_try_that_recorded_nothing_leaves_what_was_there(earlier: str | None, home: Home) -> None:
+    with suppress(Killed), under_way(home, "one", "key") as folder:
+        folder.update(mlflow_run_id=earlier)
+        raise Killed
+    with under_way(home, "two", "key") as folder:
+        folder.spool.mkdir()
+        folder.give_back("MLflow is away")
+    (entry,) = entries(home)
+    assert entry.cause == "MLflow is away"
+    assert (entry.state, entry.recorded) == (("crashed", False) if earlier else ("failed", True))
+    assert folder.spool.exists() is bool(earlier)
+
+
 def test_one_that_died_before_its_table_was_known_is_gone_on_in(home: Home) -> None:
     dies(home, "one", "key")
     with under_way(home, "two", "key") as folder:

@@ -283,6 +283,15 @@ def test_a_spool_has_one_recorder_and_one_run(store: MlflowClient, tmp_path: Pat
         recorder.metrics({"late": 1.0})
     with pytest.raises(MlflowException, match="not found"):
         opened(store, tmp_path / "other", "0" * 32)
+    # who goes on in it gets a new one, also where it was deleted
+    store.delete_run(run_id)
+    for gone in ("0" * 32, run_id):
+        uri, spool = store.tracking_uri, tmp_path / f"renewed-{gone}"
+        with open_run(uri, "homes", "night", {}, spool, gone, renewed=True) as recorder:
+            recorder.metrics({"r2": 0.5}, 1)
+        assert recorder.run_id != gone
+        assert store.get_run(recorder.run_id).data.metrics == {"r2": 0.5}
+    store.restore_run(run_id)
     interrupted = opened(store, tmp_path / "third")
     interrupted.tags({"a": "b"})
     interrupted._spool.close()  # as when the process ends without close
