@@ -5,7 +5,7 @@ from shutil import rmtree
 
 from mlflow.exceptions import MlflowException
 
-from flows.places import tracking_of
+from flows.places import check_let_in, tracking_of
 from tasks.engine.config import TrackConfig
 from tasks.engine.errors import RunError, UserError
 from tasks.engine.home import Home
@@ -87,10 +87,12 @@ def _finish(folder: RunFolder, home: Home) -> Finished:
             renewed=findings is not None,
         )
     except MlflowException as error:
+        check_let_in(error, uri)
         if not is_gone(error):
             raise
         return _nothing_to_record(folder)
     if findings is not None and recorder.run_id != folder.entry.mlflow_run_id:
+        folder.update(mlflow_run_id=recorder.run_id)
         begin(recorder, findings.config, tags)
     model_uri = None
     try:

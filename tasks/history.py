@@ -159,7 +159,8 @@ def _lines(client: MlflowClient, runs: Sequence[Run], names: Mapping[str, str]) 
             state=run.info.status.lower(),
             cause=run.data.tags.get("cause", ""),
             started=run.info.start_time,
-            ended=run.info.end_time,
+            # MLflow keeps the end of a first try of one that goes on
+            ended=None if run.info.status == "RUNNING" else run.info.end_time,
             r2=run.data.metrics.get("test_r2"),
             rows=_rows(run),
             version=versions.get(run.info.run_id),

@@ -101,7 +101,7 @@ def open_run(
     spool = Spool(spool_dir)
     try:
         run_id = spool.run_id or existing_run_id
-        if existing_run_id not in (None, run_id):
+        if existing_run_id not in (None, run_id) and not renewed:
             raise RunError(
                 f"{spool_dir} holds the recording of MLflow run {run_id}, not of {existing_run_id}."
             )
