@@ -143,17 +143,17 @@ def test_the_scheduler_freezes(boostline: Boostline, table: Path) -> None:
 
 def test_a_training_that_does_not_fit_the_workers(boostline: Boostline, table: Path) -> None:
     """Not even its libraries: it is said how much was held, and which settings help."""
-    with running(boostline, *arguments(table, cluster__memory_limit="235MB")) as run:
+    with running(boostline, *arguments(table, cluster__memory_limit="165MB")) as run:
         assert run.end() == 1
     message = run.error.splitlines()[-1]
     died = (
-        r"The worker tcp://\S+ held 2\d\d MB when it was ended at 95% of its memory limit of "
-        r"235 MB \(cluster\.memory_limit\), as 2 did before it, (in training|while it read)"
+        r"The worker tcp://\S+ held 1\d\d MB when it was ended at 95% of its memory limit of "
+        r"165 MB \(cluster\.memory_limit\), as 2 did before it, (in training|while it read)"
     )
     refused = (
         r"A share of [\d,]+ rows × \d+ features takes about \d+ MB for labels, margins, gradients "
-        r"and histograms, even with its bins on disk, and the worker tcp://\S+ holds 2\d\d MB "
-        r"already: its memory limit is 235 MB \(cluster\.memory_limit\)\."
+        r"and histograms, even with its bins on disk, and the worker tcp://\S+ holds 1\d\d MB "
+        r"already: its memory limit is 165 MB \(cluster\.memory_limit\)\."
     )
     assert re.match(f"{died}|{refused}", message), run.error
     assert "Give workers more memory (cluster.memory_limit)" in message
