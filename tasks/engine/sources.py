@@ -64,7 +64,7 @@ def resolve(config: DataConfig) -> Source:
 
 def is_file_path(source: str) -> bool:
     """Whether a source is a path on this host, from the root or not."""
-    return not (source.startswith("demo:") or _SCHEME.match(source) or is_loader(source))
+    return is_data(source) and not _SCHEME.match(source)
 
 
 def is_data(source: str) -> bool:
