@@ -168,9 +168,13 @@ def test_drawing_is_quick_and_leaves_no_trace(draw: Callable[[], Figure]) -> Non
 
 
 def seconds_of(draw: Callable[[], Figure]) -> float:
-    started = time.process_time()
-    plots.png(draw())
-    return time.process_time() - started
+    """The best of three, of this thread alone: a garbage collection takes longer than a plot."""
+    taken = []
+    for _ in range(3):
+        started = time.thread_time()
+        plots.png(draw())
+        taken.append(time.thread_time() - started)
+    return min(taken)
 
 
 def test_the_users_style_does_not_show() -> None:
