@@ -72,6 +72,19 @@ def telemetry(
         yield
 
 
+def begin_cluster(config: ClusterConfig, source: str) -> None:
+    """Lets the workers of a local cluster for `source` import while other things start."""
+    config, _ = chosen(config)
+    if config.kind == "local":
+        from infra.forking import begin_local
+
+        begin_local(config.workers, config.threads, _imports(config, source))
+
+
+def _imports(config: ClusterConfig, source: str) -> tuple[str, ...]:
+    return (LEAN, *AHEAD) if config.kind == "local" and is_data(source) else AHEAD
+
+
 @contextmanager
 def cluster_of(config: ClusterConfig, home: Home, source: str = "") -> Iterator[Any]:
     """The Dask client of the configured cluster; the user's folder is last on its workers' path.
@@ -108,7 +121,7 @@ def cluster_of(config: ClusterConfig, home: Home, source: str = "") -> Iterator[
             dashboard=config.dashboard,
             start_timeout_s=config.start_timeout,
             worker_ttl_s=config.worker_ttl,
-            imports=(LEAN, *AHEAD) if config.kind == "local" and is_data(source) else AHEAD,
+            imports=_imports(config, source),
             tls=tls,
             gpu=GpuPlan(
                 devices=config.gpu_devices,

@@ -9,6 +9,9 @@ from contextlib import contextmanager, suppress
 from datetime import date
 from typing import TYPE_CHECKING
 
+from dask.system import CPU_COUNT
+
+from flows.places import begin_cluster
 from flows.standing import use_services
 from infra.mlflow_store import MlflowStoreError, prepare_mlflow, quiet_mlflow
 from infra.prefect_server import PrefectServerError, start_embedded_prefect
@@ -20,6 +23,7 @@ from tasks.engine.secrets import clean_logs
 from tasks.ledger import dead
 
 DRAIN_SECONDS = 5
+BUSY_PROCESSORS = 2  # while the server starts and this process imports
 # Whether threads of Prefect's hold what its server does not take: they would not let us end.
 unsent = threading.Event()
 
@@ -43,6 +47,8 @@ def run(config: Config, home: Home, day: date, verbose: bool = False) -> "Outcom
             ThreadPoolExecutor(max_workers=1) as beside,
             clean_logs(),
         ):
+            if CPU_COUNT > BUSY_PROCESSORS:
+                begin_cluster(config.cluster, config.data.source)
             store = beside.submit(prepare_mlflow, home.local)
             # Prefect reads its settings when it is imported
             os.environ.update(server.environment(verbose=verbose))
@@ -54,6 +60,7 @@ def run(config: Config, home: Home, day: date, verbose: bool = False) -> "Outcom
             from flows.pipeline import train_flow
             from flows.states import settle
 
+            begin_cluster(config.cluster, config.data.source)
             quiet_mlflow()
             if store.result().startswith("sqlite"):
                 # MLflow loads it with the first client, when nothing else is left to wait for

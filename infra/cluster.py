@@ -14,7 +14,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from dask.system import CPU_COUNT
 from distributed import Client, WorkerPlugin
 from distributed.worker import Worker
 
@@ -27,6 +26,7 @@ from infra.cluster_plan import (
     GpuPlan,
     TlsFiles,
     fresh_log,
+    threads_here,
 )
 from infra.cuda_cluster import open_cuda
 from infra.local_cluster import open_local
@@ -111,7 +111,7 @@ def open_cluster(
         log_folder = scratch if local_directory is None else Path(local_directory).absolute()
         plan = ClusterPlan(
             workers=workers,
-            threads=threads or (REMOTE_THREADS if elsewhere else max(1, CPU_COUNT // workers)),
+            threads=threads or (REMOTE_THREADS if elsewhere else threads_here(workers)),
             memory_limit=REMOTE_MEMORY if elsewhere and memory_limit == "auto" else memory_limit,
             address=address,
             log_folder=log_folder,
@@ -125,6 +125,7 @@ def open_cluster(
             max_workers=max_workers,
             asked=asked or Asked(),
             environment=dict(environment or {}),
+            imports=tuple(imports),
             gpu=gpu or GpuPlan(),
         )
         if quiet:

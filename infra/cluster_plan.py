@@ -78,6 +78,7 @@ class ClusterPlan:
     max_workers: int | None = None
     asked: Asked = Asked()
     environment: Mapping[str, str] = field(default_factory=dict)
+    imports: Sequence[str] = ()
     dashboard_port: int = 0
     gpu: GpuPlan = GpuPlan()
 
@@ -104,15 +105,23 @@ WORKER_SETTINGS = {
 }
 
 
-def worker_variables(plan: ClusterPlan) -> dict[str, str]:
+def threads_here(workers: int) -> int:
+    """Threads of each of so many workers on this machine, where none are given."""
+    from dask.system import CPU_COUNT
+
+    return max(1, int(CPU_COUNT) // workers)
+
+
+def worker_variables(
+    threads: int, environment: Mapping[str, str], *, quiet: bool = False
+) -> dict[str, str]:
     """Environment of a worker process, from its first import on."""
-    threads = str(plan.threads)
     return {
         # Waiting threads of OpenMP sleep; spinning ones cost a factor of four beside other work.
         "OMP_WAIT_POLICY": "PASSIVE",
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        "OPENBLAS_NUM_THREADS": threads,
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "OPENBLAS_NUM_THREADS": str(threads),
         # Freed memory up to so much is used again, from one heap for all threads. With Dask's own
         # 64 KiB, or with blocks that are mapped one by one, each batch's columns and each round's
         # gradients are given back to the system and taken anew, page by page: a third of the
@@ -120,7 +129,9 @@ def worker_variables(plan: ClusterPlan) -> dict[str, str]:
         "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
         "MALLOC_MMAP_THRESHOLD_": str(128 << 20),
         "MALLOC_ARENA_MAX": "1",
-        **plan.environment,
+        # Holds until the worker's output goes to a file.
+        **({"DASK_LOGGING__DISTRIBUTED": "warning"} if quiet else {}),
+        **environment,
     }
 
 

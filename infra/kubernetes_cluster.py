@@ -86,7 +86,7 @@ def manifest(plan: ClusterPlan, name: str, namespace: str) -> dict[str, Any]:
     """The `DaskCluster` of the plan: a scheduler with its service, and a group of workers."""
     service = f"{name}-scheduler"
     variables = {
-        **worker_variables(plan),
+        **worker_variables(plan.threads, plan.environment),
         **as_variables(WORKER_SETTINGS),
         **as_variables(SCHEDULER_SETTINGS),
         **as_variables({"distributed.scheduler.http.routes": HTTP_ROUTES}),

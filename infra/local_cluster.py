@@ -10,6 +10,7 @@ import dask
 from distributed import Client, LocalCluster
 from distributed.deploy.cluster import Cluster
 
+from infra import forking
 from infra.cluster_plan import (
     SCHEDULER_SETTINGS,
     WORKER_SETTINGS,
@@ -69,14 +70,14 @@ def processes_here(
     Raises:
         ClusterError: the `workers` did not come up within `plan.start_timeout_s`.
     """
-    variables = worker_variables(plan)
+    variables = worker_variables(plan.threads, plan.environment, quiet=plan.quiet)
+    forked = kind == "local" and forking.begin(variables, plan.imports)
     if plan.quiet:
         variables[WORKER_LOG_VARIABLE] = str(fresh_log(plan.log_folder / "workers.log"))
-        # Holds from the worker's first import on, before its output goes to the file.
-        variables["DASK_LOGGING__DISTRIBUTED"] = "warning"
     settings = {
         **SCHEDULER_SETTINGS,
         **WORKER_SETTINGS,
+        **(forking.SETTINGS if forked else {}),
         "distributed.nanny.pre-spawn-environ": variables,
         "distributed.comm.timeouts.connect": f"{plan.start_timeout_s}s",
     }
@@ -99,6 +100,7 @@ def processes_here(
                 death_timeout=plan.start_timeout_s,
                 silence_logs=False,
                 preload=["infra.worker_process"],
+                env=dict(os.environ) if forked else None,
             )
             stack.enter_context(_closing(cluster))
             client = stack.enter_context(Client(cluster, timeout=plan.start_timeout_s))

@@ -6,6 +6,8 @@ from typing import Any
 from distributed import Nanny
 from distributed.core import Status
 
+from infra import forking
+
 
 class PatientNanny(Nanny):
     """Starts a worker anew until `death_timeout`, each attempt for `start_limit` seconds at most.
@@ -20,6 +22,7 @@ class PatientNanny(Nanny):
 
     async def instantiate(self) -> Status:
         while True:
+            forking.ensure()
             watch = asyncio.create_task(self._end_if_it_hangs())
             try:
                 status: Status = await super().instantiate()

@@ -103,7 +103,10 @@ def _check_commands() -> None:
 
 def _cluster(plan: ClusterPlan) -> SlurmJobs:
     asked = plan.asked
-    variables = {**worker_variables(plan), **as_variables(WORKER_SETTINGS)}
+    variables = {
+        **worker_variables(plan.threads, plan.environment),
+        **as_variables(WORKER_SETTINGS),
+    }
     exports = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
     folder = plan.log_folder / "slurm"
     try:

@@ -14,6 +14,7 @@ def dask_setup(worker: Any) -> None:
     # The terminal sends Ctrl-C to the whole group; who decides what becomes of us is the driver.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # as a fork may find it
     if not (path := os.environ.get(WORKER_LOG_VARIABLE)):
         return
     sys.stdout.flush()

@@ -22,6 +22,7 @@ import psutil
 
 from tasks.engine.summary import Summary
 from tests.conftest import Boostline
+from tests.worker_processes import worker_processes
 
 # more than 10 MB, below which the command itself reads the table before anything starts
 FILES, ROWS = 24, 7_000
@@ -110,7 +111,7 @@ class Run:
 
     def workers(self) -> list[psutil.Process]:
         """The worker processes of a local cluster."""
-        return workers_below(self.process.pid)
+        return worker_processes(self.process.pid)
 
     def remember(self) -> None:
         """What is done now must not be done again: see `check_not_done_again`."""
@@ -188,19 +189,6 @@ def pieces(home: Path) -> set[str]:
     return {*finished(home), *(str(part.relative_to(home)) for part in parts)}
 
 
-def workers_below(pid: int) -> list[psutil.Process]:
-    """Worker processes that nannies of this process, or of its children, have started."""
-    found = []
-    for child in psutil.Process(pid).children(recursive=True):
-        try:
-            words = child.cmdline()
-        except psutil.Error:
-            continue
-        if any("spawn_main" in word for word in words):
-            found.append(child)
-    return sorted(found, key=lambda child: child.pid)
-
-
 class Address:
     """A Dask scheduler and workers as a user starts them, each a process of its own."""
 
@@ -251,7 +239,7 @@ class Address:
         alive = [psutil.Process(host.pid) for host in self.hosts if host.poll() is None]
         if not self._nanny:
             return alive
-        return [worker for host in alive for worker in workers_below(host.pid)]
+        return [worker for host in alive for worker in worker_processes(host.pid)]
 
     def settings(self) -> list[str]:
         return ["--set", "cluster.kind=address", "--set", f"cluster.address={self.address}"]

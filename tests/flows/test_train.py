@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from tasks.engine.home import Home
 from tasks.ledger import entries
 from tests.conftest import Boostline
-from tests.faults.harness import workers_below
+from tests.worker_processes import worker_processes
 
 pytestmark = pytest.mark.slow
 
@@ -268,7 +268,7 @@ def test_ctrl_c_leaves_a_killed_run_and_no_process(
     ]  # fmt: skip
     with boostline.start("train", *common) as process:
         wait_for_checkpoint(boostline, process, 20)
-        workers = workers_below(process.pid)
+        workers = worker_processes(process.pid)
         process.send_signal(signal.SIGINT)
         check_free_again(workers)
         _, err = process.communicate(timeout=60)
@@ -297,7 +297,7 @@ def test_cancelling_in_prefect_ends_the_run(
     with boostline.start("train", *common) as process:
         wait_for_checkpoint(boostline, process, 20)
         (entry,) = entries(Home(str(boostline.home)))
-        workers = workers_below(process.pid)
+        workers = worker_processes(process.pid)
         asked = httpx.post(
             f"{prefect_server.api_url}/flow_runs/{entry.flow_run_id}/set_state",
             json={"state": {"type": "CANCELLING"}, "force": True},

@@ -20,6 +20,7 @@ from infra.address_cluster import different_versions
 from infra.cluster import EXTRAS, ClusterError, open_cluster, send_user_folder, send_variables
 from infra.cluster_plan import ClusterSettingError
 from infra.growing import at_full_size
+from tests.worker_processes import worker_processes
 
 pytestmark = pytest.mark.slow
 
@@ -54,21 +55,15 @@ def has_imported(name: str) -> bool:
     return name in sys.modules
 
 
-def cluster_processes() -> set[int]:
-    # Python's own resource tracker lives as long as this process.
-    return {
-        child.pid
-        for child in psutil.Process().children(recursive=True)
-        if child.status() != psutil.STATUS_ZOMBIE  # of an earlier cluster
-        and not any("resource_tracker" in word for word in child.cmdline())
-    }
+def workers_here() -> set[int]:
+    return {worker.pid for worker in worker_processes(os.getpid())}
 
 
 def test_a_local_cluster_from_open_to_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "7")  # cluster.threads decides, not the user's shell
-    before = cluster_processes()
+    before = workers_here()
     with open_cluster(
         workers=2,
         threads=1,
@@ -76,7 +71,7 @@ def test_a_local_cluster_from_open_to_closed(
         environment={"MINE": "yes"},
         imports=["colorsys"],
     ) as client:
-        started = cluster_processes() - before
+        started = workers_here() - before
         assert len(started) == 2
         assert list(client.nthreads().values()) == [1, 1]
         expected = {
@@ -104,7 +99,7 @@ def test_a_local_cluster_from_open_to_closed(
         time.sleep(0.2)
         closing = time.monotonic()
     assert time.monotonic() - closing < 20
-    assert cluster_processes() == before
+    assert workers_here() == before
     assert os.environ["OMP_NUM_THREADS"] == "7"
     assert "MINE" not in os.environ
     assert [path for path in (tmp_path / "scratch").iterdir() if path.is_dir()] == []
@@ -198,17 +193,16 @@ def test_a_worker_that_is_lost_while_it_starts_is_started_anew(
     hit: signal.Signals, tmp_path: Path
 ) -> None:
     hits: list[int] = []
-    before = cluster_processes()  # workers of other tests
+    before = workers_here()  # workers of other tests
 
     def strike() -> None:
         deadline = time.monotonic() + 120
         while not hits and time.monotonic() < deadline:
-            for pid in cluster_processes() - before:
-                with suppress(psutil.NoSuchProcess, ProcessLookupError):
-                    if "spawn_main" in " ".join(psutil.Process(pid).cmdline()):
-                        os.kill(pid, hit)
-                        hits.append(pid)
-                        return
+            for pid in workers_here() - before:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, hit)
+                    hits.append(pid)
+                    return
             time.sleep(0.005)
 
     striker = threading.Thread(target=strike)
