@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,7 +165,7 @@ def _write_file(
     parts: Sequence[Part], out: str, writer_of: Callable[[Any, pa.Schema], Any]
 ) -> None:
     schema = _unified(_schemas(parts))
-    filesystem, path = fsspec.core.url_to_fs(out)
+    filesystem, path = _connected(out)
     _make_folder(filesystem, filesystem._parent(path))
     with _new(filesystem, [path]) as (new,), ExitStack() as stack:
         file: Any = stack.enter_context(filesystem.open(new, "wb"))
@@ -178,7 +178,7 @@ def _write_file(
 
 
 def _write_folder(parts: Sequence[Part], out: str) -> None:
-    filesystem, path = fsspec.core.url_to_fs(out)
+    filesystem, path = _connected(out)
     _make_folder(filesystem, path)
     schemas = _schemas(parts)
     schema = _unified(schemas)
@@ -197,24 +197,70 @@ def _write_folder(parts: Sequence[Part], out: str) -> None:
             filesystem.rm_file(old)
 
 
+def _connected(out: str) -> tuple[Any, str]:
+    """Anew: servers end a connection that was idle while the rows were scored."""
+    filesystem, path = fsspec.core.url_to_fs(out, skip_instance_cache=True)
+    return filesystem, path
+
+
 def _make_folder(filesystem: Any, path: str) -> None:
     # what is asynchronous is object storage, which knows no folders and would make a bucket
     if not isinstance(filesystem, AsyncFileSystem):
         filesystem.makedirs(path, exist_ok=True)
 
 
+class _UnmovedError(RunError):
+    """What was to be replaced is gone, and what was to take its place has another name."""
+
+
 def _move(filesystem: Any, name: str, path: str) -> None:
+    """Raises _UnmovedError."""
     if isinstance(filesystem, LocalFileSystem):
         os.replace(name, path)
     elif type(filesystem).mv is not AbstractFileSystem.mv:
-        if filesystem.exists(path):  # some refuse to take its place, and some do not say so
-            filesystem.rm_file(path)
-        filesystem.mv(name, path)
-        if not filesystem.exists(path):
-            raise RunError(f"{path} could not be written: {name} was not renamed.")
+        _rename(filesystem, name, path)
     else:  # what `mv` does there, but names are no patterns; object storage copies by itself
         filesystem.cp_file(name, path)
-        filesystem.rm_file(name)
+        written, copied = filesystem.info(name)["size"], filesystem.info(path)["size"]
+        if written != copied:
+            raise _UnmovedError(
+                f"{path} has {copied:,} bytes in place of {written:,}. All of it is in {name}."
+            )
+        try:
+            filesystem.rm_file(name)
+        except OSError as error:
+            raise RunError(f"{path} is written, but {name} can't be removed: {error}") from error
+
+
+def _rename(filesystem: Any, name: str, path: str) -> None:
+    """Some take the place of what is there, some refuse to, and some do neither and say nothing."""
+    refused: OSError | None = None
+    try:
+        filesystem.mv(name, path)
+    except OSError as error:
+        refused = error
+    if not _stands(filesystem, name):
+        return
+    if not _stands(filesystem, path):
+        raise refused or RunError(f"{path} could not be written: {name} was not renamed.")
+    filesystem.rm_file(path)
+    try:
+        filesystem.mv(name, path)
+    except OSError as error:
+        refused = error
+    if not _stands(filesystem, path):
+        why = f" ({refused})" if refused else ""
+        raise _UnmovedError(f"{path} could not be written{why}. All of it is in {name}.")
+
+
+def _stands(filesystem: Any, path: str) -> bool:
+    """As `exists`, which says no where nobody answers."""
+    filesystem.invalidate_cache()
+    try:
+        filesystem.info(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 @contextmanager
@@ -224,12 +270,19 @@ def _new(filesystem: Any, paths: Sequence[str]) -> Iterator[list[str]]:
     # a dot in front: who reads the folder meanwhile passes over it
     places = [path.rpartition("/") for path in paths]
     names = [f"{folder}{slash}.{name}.{mark}.part" for folder, slash, name in places]
+    left = list(names)
     try:
         yield names
         for name, path in zip(names, paths, strict=True):
-            _move(filesystem, name, path)
+            try:
+                _move(filesystem, name, path)
+            except _UnmovedError:
+                left.remove(name)
+                raise
     finally:
+        for name in left:
+            # an error that brought us here says more
+            with suppress(OSError):
+                if _stands(filesystem, name):
+                    filesystem.rm_file(name)
         filesystem.invalidate_cache()
-        for name in names:
-            if filesystem.exists(name):
-                filesystem.rm_file(name)

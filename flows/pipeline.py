@@ -224,7 +224,7 @@ def recording(config: Config, home: Home) -> Iterator[tuple[Recorder, RunFolder]
         try:
             recorder = _recorder(config, home, folder)
         except BaseException as error:
-            folder.give_back(_one_line(error))
+            folder.give_back(_one_line(error), killed=not isinstance(error, Exception))
             raise
         try:
             yield recorder, folder
@@ -241,9 +241,11 @@ def recording(config: Config, home: Home) -> Iterator[tuple[Recorder, RunFolder]
                 recorder.tags(
                     {"cause": _one_line(error), NOTE: without_result(config, _one_line(error))}
                 )
+            with suppress(OSError, UserError):
                 taken = recorder.close(status, min(config.track.timeout, 60.0), limit).complete
             waits = isinstance(error, NotRecorded | OtherTableError) and folder.is_trained
-            folder.update(state=state, cause=_one_line(error), recorded=taken and not waits)
+            with suppress(OSError, UserError):
+                folder.update(state=state, cause=_one_line(error), recorded=taken and not waits)
             raise
         ended = recorder.close("FINISHED", config.track.timeout)
         folder.update(state="finished" if ended.complete else "failed", recorded=ended.complete)

@@ -12,6 +12,7 @@ from tasks.engine.home import Home
 from tasks.engine.secrets import without_secrets
 from tasks.ledger import FINDINGS, Entry, RunFolder, entries, held
 from tasks.record import Findings, begin, finish_recording
+from tasks.spool import RUN
 from tasks.tracking import open_run
 from tasks.tracking_store import is_gone
 
@@ -51,6 +52,9 @@ def finish(home: Home, name: str | None = None) -> tuple[list[Finished], list[Ru
                 done.append(_finish(folder, home))
         except RunError as error:
             errors.append(error)
+        except (UserError, MlflowException) as error:  # of this run's experiment, perhaps
+            told = without_secrets(str(error))
+            errors.append(RunError(f"The run {entry.name} could not be recorded: {told}"))
         finally:
             folder.release()
     return done, errors
@@ -65,7 +69,7 @@ def _nothing_to_record(folder: RunFolder) -> Finished:
 
 def _finish(folder: RunFolder, home: Home) -> Finished:
     findings = folder.kept(FINDINGS, Findings)
-    if findings is None and not (folder.entry.mlflow_run_id and folder.spool.exists()):
+    if findings is None and not (folder.spool / RUN).exists():
         return _nothing_to_record(folder)
     track = findings.config.track if findings else TrackConfig()
     uri = tracking_of(track.experiment, home)
@@ -88,7 +92,7 @@ def _finish(folder: RunFolder, home: Home) -> Finished:
         )
     except MlflowException as error:
         check_let_in(error, uri)
-        if not is_gone(error):
+        if findings is not None or not is_gone(error):
             raise
         return _nothing_to_record(folder)
     if findings is not None and recorder.run_id != folder.entry.mlflow_run_id:

@@ -26,10 +26,10 @@ def is_loopback(url: str) -> bool:
 
 
 def is_url(url: str) -> bool:
-    """Whether there is a host in it, and a number where its port stands."""
+    """Whether there is a host in it, a number where its port stands, and no user after a /."""
     try:
         parts = urlsplit(url)
-        return bool(parts.hostname) and parts.port != 0
+        return bool(parts.hostname) and parts.port != 0 and "@" not in parts.path
     except ValueError:
         return False
 

@@ -164,25 +164,25 @@ class OnStart(WorkerPlugin):
 
 def send_variables(client: Client, variables: Mapping[str, str]) -> None:
     """Set environment variables of every worker, present and to come, in memory alone."""
-    if variables:
-        client.register_plugin(Variables(variables))
+    for name, value in variables.items():
+        client.register_plugin(Variable(name, value))
 
 
-class Variables(WorkerPlugin):
-    """Sets environment variables of a worker.
+class Variable(WorkerPlugin):
+    """Sets an environment variable of a worker.
 
-    Its name is that of the variables: a plugin replaces another of its name, and of two runs on one
-    cluster neither may take the other's variables from new workers. It tells no value.
+    A plugin replaces another of its name: of two runs on one cluster neither may take the other's
+    variables from new workers, nor give them an old value of its own.
     """
 
-    idempotent = False  # the values may be others
+    idempotent = False  # the value may be another
 
-    def __init__(self, variables: Mapping[str, str]) -> None:
-        self.variables = dict(variables)
-        self.name = f"boostline-variables-{','.join(sorted(variables))}"
+    def __init__(self, variable: str, value: str) -> None:
+        self.name = f"boostline-variable-{variable}"
+        self.variable, self.value = variable, value
 
     def setup(self, worker: Worker) -> None:
-        os.environ.update(self.variables)
+        os.environ[self.variable] = self.value
 
 
 class UserFolder(WorkerPlugin):

@@ -92,13 +92,13 @@ class RunFolder:
             )
         self.update(dataset=dataset)
 
-    def give_back(self, cause: str) -> None:
+    def give_back(self, cause: str, *, killed: bool = False) -> None:
         """Leaves the folder as it was before this try, which has not even begun to record."""
         if self.entry.mlflow_run_id or self.is_trained:
             self.update(state="crashed", cause=cause)
         else:
             rmtree(self.spool, ignore_errors=True)
-            self.update(state="failed", cause=cause, recorded=True)
+            self.update(state="killed" if killed else "failed", cause=cause, recorded=True)
 
     def keep(self, name: str, value: BaseModel) -> None:
         Home(str(self.path)).save(value, name)

@@ -11,6 +11,8 @@ from typing import IO, Any
 from tasks.engine.errors import RunError
 from tasks.engine.home import writing
 
+RUN = "run.json"  # names the run, once there is one
+
 Event = dict[str, Any]
 
 
@@ -44,12 +46,12 @@ class Spool:
 
     @property
     def run_id(self) -> str | None:
-        text = self._read("run.json")
+        text = self._read(RUN)
         return None if text is None else str(json.loads(text)["run_id"])
 
     @run_id.setter
     def run_id(self, run_id: str) -> None:
-        self._write("run.json", json.dumps({"run_id": run_id}))
+        self._write(RUN, json.dumps({"run_id": run_id}))
 
     def unconfirmed(self) -> list[Event]:
         return self._unconfirmed

@@ -283,15 +283,20 @@ class Recorder:
         """
         if self._closing:
             return self.state()
-        if status is not None:
-            self._record({"kind": "status", "status": status, "end_time": int(time.time() * 1000)})
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        recorded = self.flush(timeout, limit)
-        self._given_up.set()
-        self._sender.join(5.0)
-        self._spool.close(remove=recorded.complete)
+        whole = False
+        try:
+            if status is not None:
+                ended = int(time.time() * 1000)
+                self._record({"kind": "status", "status": status, "end_time": ended})
+            whole = True
+        finally:  # on a full disk, too
+            with self._changed:
+                self._closing = True
+                self._changed.notify_all()
+            recorded = self.flush(timeout, limit)
+            self._given_up.set()
+            self._sender.join(5.0)
+            self._spool.close(remove=whole and recorded.complete)
         return recorded
 
     def _record_items(self, kind: str, items: list[Any]) -> None:
@@ -342,13 +347,16 @@ class Recorder:
             with self._changed:
                 if self._given_up.is_set():
                     return  # the spool is another's now, who will send this once more
-                for event in refused:
-                    self._spool.refuse(event)
+                # what a full disk does not take is sent once more by who goes on
+                with suppress(OSError):
+                    for event in refused:
+                        self._spool.refuse(event)
                 self._refused += len(refused)
                 self._confirmed += len(batch)
                 for _ in batch:
                     self._pending.popleft()
-                self._spool.confirm(batch)
+                with suppress(OSError):
+                    self._spool.confirm(batch)
                 self._changed.notify_all()
 
     def _refusals(self, batch: list[Event]) -> Iterator[Event]:

@@ -97,9 +97,16 @@ def texts_of(encoder: Encoder) -> tuple[str, ...]:
 
 
 def _is_of_texts(column: Column) -> bool:
+    known = column.categories or ()
     if column.of_texts is not None:
-        return column.of_texts
-    return not all(map(_is_no_text, column.categories or ()))
+        # such integers are texts where a file leaves the types open
+        return column.of_texts or any(map(_is_long_integer, known))
+    return not all(map(_is_no_text, known))
+
+
+def _is_long_integer(category: str) -> bool:
+    digits = category.removeprefix("-")
+    return digits.isdecimal() and not -(1 << 63) <= int(category) < 1 << 63
 
 
 def _is_no_text(category: str) -> bool:
@@ -109,8 +116,7 @@ def _is_no_text(category: str) -> bool:
     for read in (int, float, Decimal, pd.Timestamp) if category[-1:].isdigit() else ():
         with suppress(ValueError, ArithmeticError):
             value = read(category)
-            # integers that fit no column are read as texts
-            if isinstance(value, int) and abs(value) >= 1 << 64:
+            if _is_long_integer(category):
                 return False
             if canonical_text(value) == category:
                 return True

@@ -1,6 +1,7 @@
 """Where predictions are written: what was there stays until the new is whole, and sources stay."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from fsspec.implementations.arrow import ArrowFSWrapper
 from pyarrow.fs import LocalFileSystem
 
 from flows.outputs import Output, parquet_writer
-from tasks.engine.errors import UserError
+from tasks.engine.errors import RunError, UserError
 from tasks.engine.parts import write_part
 from tasks.engine.predictions import Part
 
@@ -27,8 +28,40 @@ class ArrowFiles(ArrowFSWrapper):
         super().__init__(LocalFileSystem(), **options)
 
 
-fsspec.register_implementation("arrowfile", ArrowFiles)
-REMOTE = ["memory://o", "arrowfile://{here}/new"]
+class Refusing(ArrowFiles):
+    """As SMB and HDFS: what is there has to go first."""
+
+    protocol = "refusing"
+
+    def mv(self, path1: str, path2: str, **options: Any) -> None:
+        if self.exists(path2):
+            raise FileExistsError(path2)
+        super().mv(path1, path2, **options)
+
+
+class Silent(Refusing):
+    """As WebHDFS: it does not even say so."""
+
+    protocol = "silent"
+
+    def mv(self, path1: str, path2: str, **options: Any) -> None:
+        with suppress(FileExistsError):
+            super().mv(path1, path2, **options)
+
+
+class Broken(ArrowFiles):
+    """Ends the connection whenever it is to move a file."""
+
+    protocol = "broken"
+
+    def mv(self, path1: str, path2: str, **options: Any) -> None:
+        raise ConnectionError("it is gone")
+
+
+for kind in (ArrowFiles, Refusing, Silent, Broken):
+    fsspec.register_implementation(kind.protocol, kind)
+HERE = ["arrowfile://{here}/new", "refusing://{here}/new", "silent://{here}/new"]
+REMOTE = ["memory://o", *HERE]
 NAMES = ["o.parquet", "o.csv", "o.csv.gz", "folder"]
 OUTS = [*NAMES, *(f"{root}/{name}" for root in REMOTE for name in NAMES)]
 
@@ -71,6 +104,18 @@ def test_what_was_there_stays_until_the_new_is_whole(out: str, place: Path) -> N
     Output(out).write(parts(place / "parts", [8]))
     after = contents(out)
     assert len(after) == 1 and after != before
+
+
+def test_what_could_not_be_moved_is_kept(place: Path) -> None:
+    out = f"broken://{place}/new/o.csv"
+    with pytest.raises(ConnectionError):  # nothing was there: the rows can be scored again
+        Output(out).write(parts(place / "parts", [1]))
+    assert contents(out) == {}
+    (place / "new" / "o.csv").write_text("old")
+    with pytest.raises(RunError, match=r"could not be written \(it is gone\)\. All of it is in /"):
+        Output(out).write(parts(place / "parts", [8]))
+    ((name, content),) = contents(out).items()
+    assert name.endswith(".part") and content == b'"kept","prediction"\n8,0\n'
 
 
 @pytest.mark.parametrize("root", ["", *(f"{root}/" for root in REMOTE)])

@@ -92,6 +92,8 @@ def _say(listening: socket.socket, said: bytes) -> None:
         ("http://127.0.0.1:4200api", "http://127.0.0.1:4200api"),
         ("http://[::1/api", "http://[::1/api"),
         ("http://me:pa/ss@127.0.0.1/api", "http://127.0.0.1/api"),
+        ("http://me:12/ss@127.0.0.1/api", "http://127.0.0.1/api"),
+        ("http://tok/en@127.0.0.1/api", "http://127.0.0.1/api"),
     ],
 )
 def test_what_is_no_url_does_not_answer(

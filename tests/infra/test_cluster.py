@@ -323,3 +323,12 @@ def test_runs_on_one_cluster_leave_each_other_their_variables() -> None:
         for value in "313":  # and of two that name the same each has its own
             send_variables(client, {names[0]: value})
             assert list(client.run(os.getenv, names[0]).values()) == [value]
+        send_variables(client, dict.fromkeys(names, "old"))
+        send_variables(client, {names[0]: "new"})
+        (pid,) = client.run(os.getpid).values()
+        os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 60
+        while list(client.run(os.getpid, on_error="ignore").values()) in ([], [pid]):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert list(client.run(os.getenv, names[0]).values()) == ["new"]

@@ -73,6 +73,10 @@ def test_a_try_that_recorded_nothing_leaves_what_was_there(earlier: str | None, 
     assert entry.cause == "MLflow is away"
     assert (entry.state, entry.recorded) == (("crashed", False) if earlier else ("failed", True))
     assert folder.spool.exists() is bool(earlier)
+    if earlier is None:  # who interrupts it is told so
+        with under_way(home, "three", "another") as folder:
+            folder.give_back("Interrupted", killed=True)
+        assert entries(home)[0].state == "killed"
 
 
 def test_one_that_died_before_its_table_was_known_is_gone_on_in(home: Home) -> None:

@@ -1,3 +1,4 @@
+import errno
 import json
 import math
 import os
@@ -25,6 +26,7 @@ from tasks.sending import (
     entity_name,
     send,
 )
+from tasks.spool import Spool
 from tasks.tracking import Recorder, open_run
 from tests.mlflow_server import MlflowServer
 
@@ -272,6 +274,26 @@ def test_what_mlflow_refuses_is_kept_and_stops_nothing_else(
     assert (run.data.params, run.data.metrics) == ({"depth": "3", "eta": "0.1"}, {"r2": 0.5})
     (refused,) = (tmp_path / "spool" / "refused.jsonl").read_text().splitlines()
     assert json.loads(refused)["items"] == [["depth", "4"]]
+
+
+def test_a_full_disk_at_the_end_loses_nothing_that_came_before(
+    store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = opened(store, tmp_path / "spool")
+    recorder.metrics({"r2": 0.5}, 1)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(Spool, "append", full)
+        disk.setattr(Spool, "confirm", full)  # the thread that sends must survive it
+        with pytest.raises(OSError, match="No space left"):
+            recorder.close("FINISHED")
+    assert history(store, recorder.run_id, "r2") == {1: 0.5}
+    # nobody holds the spool, and it knows its run
+    assert opened(store, tmp_path / "spool").close("FAILED").complete
+    assert store.get_run(recorder.run_id).info.status == "FAILED"
 
 
 def test_a_spool_has_one_recorder_and_one_run(store: MlflowClient, tmp_path: Path) -> None:
