@@ -34,7 +34,7 @@ REMOVABLE = {
     "runs": "spools of runs",
     "logs": "tracebacks",
 }
-NEEDED_TO_RECORD = {"models", "converted"}
+NEEDED_TO_RECORD = {"models", "converted", "profiles"}
 IN_USE = timedelta(hours=1)
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 

@@ -49,6 +49,7 @@ from tasks.record import (
     describe_data,
     example_of,
     not_taken,
+    origin_here,
     record_run,
     rounds_to,
 )
@@ -160,6 +161,7 @@ def _trained(config: Config, place: Home, choice: Sequence[str]) -> Outcome:
             dataset, profile = fit_scaler(config, dataset, plan, place, client, device)
         folder.settle(profile.dataset_digest)
         describe_data(recorder, dataset, plan, profile)
+        example = example_of(profile)  # while what it is read from is there
         with clock.step("train"), at_full_size(client):
             trained = train_model(
                 config, dataset, plan, profile, place, client, rounds_to(recorder), device
@@ -173,7 +175,8 @@ def _trained(config: Config, place: Home, choice: Sequence[str]) -> Outcome:
             profile=profile,
             trained=trained,
             report=report,
-            example=example_of(profile),
+            example=example,
+            origin=origin_here(),
         )
         with clock.step("record"):
             logged = record_run(found, recorder, folder)
@@ -243,9 +246,10 @@ def recording(config: Config, home: Home) -> Iterator[tuple[Recorder, RunFolder]
                 )
             with suppress(OSError, UserError):
                 taken = recorder.close(status, min(config.track.timeout, 60.0), limit).complete
-            waits = isinstance(error, NotRecorded | OtherTableError) and folder.is_trained
+            # what was trained waits to be recorded, be it of the run that this one went on in
+            recorded = taken and not folder.is_trained
             with suppress(OSError, UserError):
-                folder.update(state=state, cause=_one_line(error), recorded=taken and not waits)
+                folder.update(state=state, cause=_one_line(error), recorded=recorded)
             raise
         ended = recorder.close("FINISHED", config.track.timeout)
         folder.update(state="finished" if ended.complete else "failed", recorded=ended.complete)
@@ -274,7 +278,13 @@ def _recorder(config: Config, home: Home, folder: RunFolder) -> Recorder:
         check_let_in(error, uri)
         raise
     folder.update(mlflow_run_id=recorder.run_id, tracking_uri=place)
-    begin(recorder, config, tags, goes_on=recorder.run_id == earlier)
+    try:
+        begin(recorder, config, tags, goes_on=recorder.run_id == earlier)
+    except BaseException as error:
+        status: Status = "FAILED" if isinstance(error, Exception) else "KILLED"
+        with suppress(OSError, UserError):  # a full disk, which may be the error itself
+            recorder.close(status, limit=KILLED_SECONDS)
+        raise
     return recorder
 
 

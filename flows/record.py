@@ -11,7 +11,7 @@ from tasks.engine.errors import RunError, UserError
 from tasks.engine.home import Home
 from tasks.engine.secrets import without_secrets
 from tasks.ledger import FINDINGS, Entry, RunFolder, entries, held
-from tasks.record import Findings, begin, finish_recording
+from tasks.record import Findings, begin_again, finish_recording
 from tasks.spool import RUN
 from tasks.tracking import open_run
 from tasks.tracking_store import is_gone
@@ -52,8 +52,8 @@ def finish(home: Home, name: str | None = None) -> tuple[list[Finished], list[Ru
                 done.append(_finish(folder, home))
         except RunError as error:
             errors.append(error)
-        except (UserError, MlflowException) as error:  # of this run's experiment, perhaps
-            told = without_secrets(str(error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the others are not to wait
+            told = without_secrets(str(error)) or type(error).__name__
             errors.append(RunError(f"The run {entry.name} could not be recorded: {told}"))
         finally:
             folder.release()
@@ -83,7 +83,7 @@ def _finish(folder: RunFolder, home: Home) -> Finished:
         recorder = open_run(
             uri,
             track.experiment,
-            folder.entry.name,
+            track.run_name or folder.entry.name,
             tags,
             folder.spool,
             folder.entry.mlflow_run_id,
@@ -95,12 +95,12 @@ def _finish(folder: RunFolder, home: Home) -> Finished:
         if findings is not None or not is_gone(error):
             raise
         return _nothing_to_record(folder)
-    if findings is not None and recorder.run_id != folder.entry.mlflow_run_id:
-        folder.update(mlflow_run_id=recorder.run_id)
-        begin(recorder, findings.config, tags)
     model_uri = None
     try:
         if findings is not None:
+            if recorder.run_id != folder.entry.mlflow_run_id:
+                begin_again(recorder, findings, tags)
+                folder.update(mlflow_run_id=recorder.run_id)
             model_uri = finish_recording(findings, recorder, folder).model_uri
     except BaseException:
         recorder.close("FAILED")

@@ -17,6 +17,7 @@ from mlflow.exceptions import MlflowException
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
+from pydantic import Field
 
 from tasks import description, plots
 from tasks.engine.config import Config, flatten
@@ -53,7 +54,8 @@ class Logged(Frozen):
 class Findings(Frozen):
     """All that a run found, small enough to keep: the recording can be done from it alone.
 
-    `example` is a few of the rows that it trained on, as `example_of` writes them.
+    `example` is a few of the rows that it trained on, as `example_of` writes them; `origin` are the
+    tags that say which code trained, of which versions.
     """
 
     config: Config
@@ -63,12 +65,18 @@ class Findings(Frozen):
     trained: Trained
     report: Report
     example: str = ""
+    origin: dict[str, str] = Field(default_factory=dict)
 
 
 def example_of(profile: Profile) -> str:
-    """The first of the sampled training rows, raw, as an Arrow stream in base64."""
-    frames = (frame for frame in read_slices(profile.sample, profile.sample_share) if len(frame))
-    table = pa.Table.from_pandas(next(frames).head(EXAMPLE_ROWS), preserve_index=False)
+    """The first of the sampled training rows, raw, as an Arrow stream in base64; none of a sample
+    that has none.
+    """
+    found = pd.DataFrame()
+    for found in read_slices(profile.sample, profile.sample_share):
+        if len(found):
+            break
+    table = pa.Table.from_pandas(found.head(EXAMPLE_ROWS), preserve_index=False)
     written = pa.BufferOutputStream()
     with pa.ipc.new_stream(written, table.schema) as stream:
         stream.write_table(table)
@@ -86,9 +94,13 @@ class NotRecorded(RunError):
 
 
 def begin(
-    recorder: Recorder, config: Config, tags: Mapping[str, str], goes_on: bool = False
+    recorder: Recorder,
+    config: Config,
+    tags: Mapping[str, str],
+    goes_on: bool = False,
+    origin: Mapping[str, str] | None = None,
 ) -> None:
-    """Every setting as a parameter, and where the run comes from as tags.
+    """Every setting as a parameter, and where the run comes from as tags: `origin`, or from here.
 
     A run that goes on in an earlier one's record may be on another cluster, but MLflow lets no
     parameter change: those of the cluster stay as they began.
@@ -101,8 +113,7 @@ def begin(
     settings["data.source"] = config.data.shown
     recorder.params(settings)
     known = {
-        **_versions(),
-        **_source(),
+        **(origin_here() if origin is None else origin),
         "model": config.track.model or "",
         "data": description.table_name(config),
         "cluster": config.cluster.kind,
@@ -110,6 +121,15 @@ def begin(
     }
     recorder.tags({name: value for name, value in known.items() if value})
     recorder.tags({**config.track.tags, **tags, **({"cause": ""} if goes_on else {})})
+
+
+def begin_again(recorder: Recorder, found: Findings, tags: Mapping[str, str]) -> None:
+    """Of a run whose record is gone what its steps have recorded before; of the rounds R² alone."""
+    begin(recorder, found.config, tags, origin=found.origin)
+    describe_data(recorder, found.dataset, found.plan, found.profile)
+    for side, values in found.trained.r2_by_round.items():
+        for round_, r2 in enumerate(values, start=1):
+            recorder.metrics({f"round/{side}_r2": r2}, round_)
 
 
 def describe_data(recorder: Recorder, dataset: Dataset, plan: Plan, profile: Profile) -> None:
@@ -270,6 +290,11 @@ def _draw(recorder: Recorder, plan: Plan, trained: Trained, report: Report) -> d
     gains = dict(sorted(trained.gains.items(), key=lambda item: -item[1]))
     recorder.text(json.dumps(gains, indent=1, ensure_ascii=False), "importance.json")
     return pictures
+
+
+def origin_here() -> dict[str, str]:
+    """Tags that say which code runs here, of which versions."""
+    return {**_versions(), **_source()}
 
 
 def _versions() -> dict[str, str]:

@@ -89,6 +89,8 @@ class Spool:
     def close(self, remove: bool = False) -> None:
         self._events.close()
         if remove:
+            # without events nothing is sent once more, should the rest stay
+            (self.folder / "events.jsonl").unlink(missing_ok=True)
             shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.close()
 

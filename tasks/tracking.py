@@ -351,12 +351,11 @@ class Recorder:
                 with suppress(OSError):
                     for event in refused:
                         self._spool.refuse(event)
+                    self._spool.confirm(batch)
                 self._refused += len(refused)
                 self._confirmed += len(batch)
                 for _ in batch:
                     self._pending.popleft()
-                with suppress(OSError):
-                    self._spool.confirm(batch)
                 self._changed.notify_all()
 
     def _refusals(self, batch: list[Event]) -> Iterator[Event]:

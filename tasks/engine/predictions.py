@@ -99,8 +99,10 @@ def texts_of(encoder: Encoder) -> tuple[str, ...]:
 def _is_of_texts(column: Column) -> bool:
     known = column.categories or ()
     if column.of_texts is not None:
-        # such integers are texts where a file leaves the types open
-        return column.of_texts or any(map(_is_long_integer, known))
+        # integers without a sign, of 64 bits: texts where a file leaves the types open
+        return column.of_texts or (
+            all(category.isdecimal() for category in known) and any(map(_is_long_integer, known))
+        )
     return not all(map(_is_no_text, known))
 
 

@@ -430,3 +430,8 @@ def test_whether_a_category_held_texts_is_remembered(of_texts: bool | None) -> N
     # a CSV's numbers have 63 bits: of an integer with more it makes a text
     texts = {True: ("plain", "long", "mixed"), False: ("long",), None: ("long", "mixed")}
     assert texts_of(again) == texts[of_texts]
+
+
+def test_a_long_whole_number_among_others_makes_no_texts() -> None:
+    reals = Column("reals", "category", categories=("2.5", "9300000000000000001"), of_texts=False)
+    assert texts_of(Encoder((reals,))) == ()

@@ -10,7 +10,9 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
+from tasks.engine.home import Home
 from tasks.engine.summary import Summary
+from tasks.ledger import entries, held
 from tests.conftest import Boostline, clean_environment
 from tests.flows.test_train import read_flow_run, runs_of, wait_for_checkpoint
 from tests.mlflow_server import MlflowServer
@@ -93,6 +95,23 @@ def test_mlflow_is_away_for_good(
     assert client.get_model_version("stones", "1").run_id == run.info.run_id
     again = boostline("record", **place)
     assert again.stdout == "Nothing waits to be recorded.\n"
+
+    # and where somebody has deleted the run in between, a new one has what the steps recorded
+    client.delete_run(run.info.run_id)
+    home = Home(str(boostline.home))
+    (entry,) = entries(home)
+    held_folder = held(home, entry)
+    assert held_folder is not None
+    held_folder.update(recorded=False)
+    held_folder.release()
+    assert boostline("record", **place).returncode == 0
+    (new,) = runs_of(client)
+    assert new.info.run_id != run.info.run_id and new.info.status == "FINISHED"
+    assert len(new.inputs.dataset_inputs) == 1
+    assert len(client.get_metric_history(new.info.run_id, "round/train_r2")) == 100
+    assert new.data.metrics["rows/train"] == run.data.metrics["rows/train"]
+    kept = ("version.python", "code_revision", "target", "dataset_digest", "model_sha256")
+    assert [new.data.tags.get(name) for name in kept] == [run.data.tags.get(x) for x in kept]
 
 
 def test_prefect_is_away_for_a_while(
