@@ -52,6 +52,7 @@ BETWEEN = Moment("train, between checkpoints", f"checkpoints/*/round-{3 * EVERY:
 LAST = Moment("train, last round", f"checkpoints/*/round-{ROUNDS - 1:06d}.json")
 SCORING = Moment("evaluate, scoring", "predictions/*/*.parquet", 3)
 SUMMING = Moment("evaluate, summing", "predictions/*/parts.json")
+RECORDING = Moment("record", "runs/*/findings.json")
 MOMENTS = (INGEST, PROFILE, FORMING, FIRST, BETWEEN, LAST, SCORING, SUMMING)
 
 

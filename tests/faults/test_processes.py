@@ -3,6 +3,7 @@
 import os
 import re
 import resource
+import shutil
 import signal
 import sqlite3
 import time
@@ -19,6 +20,7 @@ from tests.faults.harness import (
     BETWEEN,
     EVERY,
     INGEST,
+    RECORDING,
     ROUNDS,
     SCORING,
     address_cluster,
@@ -65,6 +67,26 @@ def test_the_flow_is_killed_in_every_step(
         run.check_not_done_again()
     same(found, undisturbed)
     assert found.resumed_from_round == ROUNDS
+
+
+def test_a_model_waits_to_be_recorded_though_who_goes_on_is_interrupted(
+    boostline: Boostline, table: Path
+) -> None:
+    home = Home(str(boostline.home))
+    with running(boostline, *arguments(table)) as run:
+        assert run.wait_for(RECORDING)
+        run.kill()
+    shutil.rmtree(boostline.home / "predictions")
+    with running(boostline, *arguments(table)) as run:
+        assert run.wait_for(SCORING)
+        run.process.send_signal(signal.SIGINT)
+        assert run.end() == 130, run.error
+    (entry,) = entries(home)
+    assert (entry.state, entry.recorded) == ("killed", False)
+    recorded = boostline("record")
+    assert recorded.stdout.startswith(f"Recorded: MLflow run {entry.mlflow_run_id}, models:/m-")
+    client = mlflow_client(boostline.home)
+    assert client.get_run(str(entry.mlflow_run_id)).info.status == "FINISHED"
 
 
 def test_the_next_command_tells_of_a_run_that_died(mlflow_store: Path, tmp_path: Path) -> None:
