@@ -1,12 +1,15 @@
 """The RMSE of every round beside XGBoost's own; over several workers: `test_boost.py`."""
 
-from pathlib import Path
+import mmap
+import sys
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import xgboost as xgb
 
+from tasks.engine import round_error
 from tasks.engine.batches import Float32
 from tasks.engine.round_error import CHUNK_ROWS, round_errors, sum_of_squares
 
@@ -31,7 +34,12 @@ class _Both(xgb.callback.TrainingCallback):
         return False
 
 
-def test_as_xgboost_has_it_and_after_a_resume(tmp_path: Path) -> None:
+@pytest.mark.parametrize("given_back", [False, True])
+def test_as_xgboost_has_it_and_after_a_resume(
+    given_back: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if given_back:
+        monkeypatch.setattr(round_error, "GIVEN_BACK_BYTES", 0)
     train = matrix(5_000, 0)
     valid = matrix(700, 1, train)
     evals = [(train, "train"), (valid, "valid")]
@@ -56,6 +64,19 @@ def test_as_xgboost_has_it_and_after_a_resume(tmp_path: Path) -> None:
             ours, theirs = np.array(values).T
             np.testing.assert_allclose(ours, theirs, rtol=1e-12)
             assert len(set(ours)) == rounds
+    # what XGBoost goes on with is not what was given back
+    assert model is not None
+    undisturbed = xgb.train({"base_score": 96.0, "max_depth": 3}, train, 7)
+    assert model.save_raw("ubj") == undisturbed.save_raw("ubj")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems keep it")
+def test_memory_of_a_copy_is_given_back() -> None:
+    margin = np.ones(16 << 20, np.float32)[3:]
+    before = psutil.Process().memory_info().rss
+    round_error._give_back(margin)
+    assert before - psutil.Process().memory_info().rss > 0.95 * margin.nbytes
+    assert margin.sum(dtype=np.float64) < 3 * mmap.PAGESIZE
 
 
 def test_a_side_without_rows() -> None:
