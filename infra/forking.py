@@ -39,22 +39,28 @@ def begin(variables: Mapping[str, str], imports: Sequence[str]) -> bool:
     """Starts the process with these variables, there before any library is loaded, and goes on.
 
     Returns whether workers with these variables and imports can be forked: not where this process
-    began one with others, or on systems whose libraries do not bear it.
+    began one with others, nor on systems whose libraries do not bear it, nor where there is no
+    place for its socket (a name of 108 bytes in TMPDIR).
     """
     if sys.platform != "linux":
         return False
     wanted = _Server(dict(variables), (*_FIRST, *imports, *_LAST))
     if not _begun:
+        try:
+            _start(wanted)
+        except OSError:
+            return False
         _begun.append(wanted)
-        ensure()
     return _begun == [wanted]
 
 
 def ensure() -> None:
     """Starts the process anew where it was lost. Dask takes its forks for dead, and ends them."""
-    if not _begun:
-        return
-    server = _begun[0]
+    for server in _begun:
+        _start(server)
+
+
+def _start(server: _Server) -> None:
     forkserver.set_forkserver_preload(list(server.imports))  # Dask has put a list of its own there
     resource_tracker.ensure_running()  # or it lets Ctrl-C through again
     # `python -c` looks for modules in the user's folder first, where `tasks.py` may be another

@@ -26,6 +26,9 @@ class PatientNanny(Nanny):
             watch = asyncio.create_task(self._end_if_it_hangs())
             try:
                 status: Status = await super().instantiate()
+            except EOFError:  # the process died that this one was to be a fork of
+                self.process = None
+                continue
             finally:
                 watch.cancel()
             # once the nanny is up, Dask calls this again whenever a process has ended

@@ -48,6 +48,39 @@ if __name__ == "__main__":
 """
 
 
+SPAWNED = """
+import os, sys
+from infra.cluster import open_cluster
+if __name__ == "__main__":
+    with open_cluster(workers=1, threads=1, local_directory=sys.argv[1]) as client:
+        print(list(client.run(os.getppid).values()) == [os.getpid()])
+"""
+
+
+LOST = """
+import os, signal, sys, threading, time
+import psutil
+from infra.cluster import open_cluster
+
+def lose() -> None:
+    while True:
+        for child in psutil.Process().children():
+            if "forkserver" in " ".join(child.cmdline()):
+                time.sleep(float(sys.argv[1]))
+                child.send_signal(signal.SIGKILL)
+                return
+        time.sleep(0.005)
+
+if __name__ == "__main__":
+    losing = threading.Thread(target=lose)
+    losing.start()
+    with open_cluster(workers=2, threads=1, local_directory=sys.argv[2], imports=["pandas"]) as c:
+        losing.join()
+        c.wait_for_workers(2, timeout=60)
+        print(len(c.nthreads()), c.submit(sum, [1, 2]).result())
+"""
+
+
 def variable(name: str) -> str | None:
     return os.environ.get(name)
 
@@ -73,6 +106,21 @@ def test_they_end_with_that_process_and_are_replaced() -> None:
         assert list(client.run(has_imported, "infra.forked").values()) == [True, True]
 
 
+@pytest.mark.parametrize("after_s", [0.05, 0.3])
+def test_that_process_is_lost_while_they_start(tmp_path: Path, after_s: float) -> None:
+    """While it imports, and their nannies wait for it."""
+    script = tmp_path / "lost.py"
+    script.write_text(LOST)
+    ended = subprocess.run(
+        [sys.executable, str(script), str(after_s), str(tmp_path / "dask")],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (ended.returncode, ended.stdout) == (0, "2 3\n"), ended.stderr
+
+
 def test_they_have_the_environment_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     with open_cluster(workers=1, threads=1):
         pass
@@ -83,6 +131,22 @@ def test_they_have_the_environment_of_the_time(monkeypatch: pytest.MonkeyPatch) 
         assert list(client.run(variable, "MINE").values()) == ["since then"]
         # which would change what a user's own processes find
         assert list(client.run(variable, "PYTHONSAFEPATH").values()) == [None]
+
+
+def test_where_their_socket_has_no_place_they_are_spawned(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    script = tmp_path / "spawned.py"
+    script.write_text(SPAWNED)
+    ended = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "dask")],
+        env={**os.environ, "TMPDIR": str(folder)},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "True\n", "")
 
 
 @pytest.mark.parametrize("after_s", [0.02, 0.3])
