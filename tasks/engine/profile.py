@@ -26,6 +26,7 @@ from tasks.engine.summarise import PassSummary
 FORMAT = 3
 SAMPLE_ROWS = 200_000
 SAMPLE_BYTES = 256 * 1024 * 1024
+MOST_TOO_SMALL = 8  # times that a share may be smaller than the training rows alone would have it
 LEAKAGE_CORRELATION = 0.9999
 LEAKAGE_ROWS = 5  # fewer values lie on a line by chance
 MOST_FREQUENT = 20
@@ -100,6 +101,14 @@ def sample_share(rows: int, columns: int) -> float:
     return share
 
 
+def _share_for(train_rows: int, share: float, plan: Plan) -> float:
+    """The share of the training rows to sample: that of the table's, or a larger one where so small
+    a part of them trains that few or none would be drawn.
+    """
+    wanted = sample_share(train_rows, len(plan.features))
+    return wanted if wanted > MOST_TOO_SMALL * share else share
+
+
 def take_profile(
     client: Any,
     dataset: Dataset,
@@ -123,13 +132,22 @@ def take_profile(
     settings = (FORMAT, plan, config.normalize, share, device, *limits)
     if dataset.digest is not None:
         known = home.load(Profile, "profiles", digest_of(dataset.digest, *settings), "profile.json")
-        if known is not None and len(present(uris := _parts(known.sample))) == len(uris):
+        if (
+            known is not None
+            and known.sample_share == _share_for(known.rows["train"], share, plan)
+            and len(present(uris := _parts(known.sample))) == len(uris)
+        ):
             return dataset, known
-    dataset, summary, rejected_folder = take_pass(
-        client, dataset, plan, config.data, home, share, on_progress, device
-    )
-    _check_rejected(summary, config, rejected_folder)
-    profile = _profile(summary, plan, dataset, config, share)
+    taken = share
+    while True:
+        dataset, summary, rejected_folder = take_pass(
+            client, dataset, plan, config.data, home, taken, on_progress, device
+        )
+        _check_rejected(summary, config, rejected_folder)
+        profile = _profile(summary, plan, dataset, config, taken)
+        before, taken = taken, _share_for(profile.rows["train"], share, plan)
+        if taken == before:
+            break
     key = digest_of(dataset.digest, *settings)
     home.save(profile, "profiles", key, "profile.json")
     return dataset, profile

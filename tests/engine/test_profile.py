@@ -8,10 +8,13 @@ import pandas as pd
 import pytest
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
+from tasks.engine import profile as profiling
+from tasks.engine.config import Config
 from tasks.engine.dataset import Dataset
 from tasks.engine.errors import UserError
 from tasks.engine.frames import read_arrow
 from tasks.engine.home import Home
+from tasks.engine.parts import read_slices
 from tasks.engine.planning import plan_of
 from tasks.engine.profile import Profile, encoder_from, sample_share, take_profile
 from tasks.engine.rows import load
@@ -50,6 +53,23 @@ def profiled(
     plan = plan_of(config, dataset)
     dataset, profile = take_profile(client, dataset, plan, config, home)
     return dataset, profile, home, plan
+
+
+def test_few_training_rows_of_a_large_table_are_sampled_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profiling, "SAMPLE_ROWS", 1_000)
+    home = Home(str(tmp_path / "home"))
+    frame = table(20_000).assign(part=lambda f: np.where(f.index % 200 == 7, "train", "test"))
+    folder = write(tmp_path / "data", {"a.parquet": frame}, 5_000)
+    dataset, config = dataset_of(folder, home)
+    split = {"kind": "column", "column": "part", "valid": 0}
+    config = Config.model_validate({**config.model_dump(), "split": split})
+    plan = plan_of(config, dataset)
+    for _ in range(2):  # the second time from what is kept
+        dataset, profile = take_profile(None, dataset, plan, config, home)
+        assert (profile.rows["train"], profile.sample_share) == (100, 1.0)
+        assert sum(map(len, read_slices(profile.sample, profile.sample_share))) == 100
 
 
 def train_rows(dataset: Dataset, plan: Any) -> pd.DataFrame:
