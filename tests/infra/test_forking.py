@@ -1,17 +1,12 @@
 """Workers that are forks of a process which has imported for all of them."""
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
-import psutil
 import pytest
-
-from infra.cluster import open_cluster
-from tests.worker_processes import worker_processes
 
 pytestmark = [
     pytest.mark.slow,
@@ -81,88 +76,95 @@ if __name__ == "__main__":
 """
 
 
-def variable(name: str) -> str | None:
-    return os.environ.get(name)
+REPLACED = """
+import os, signal, sys, time
+import psutil
+from infra.cluster import open_cluster
 
-
-def has_imported(name: str) -> bool:
+def has_imported(name):
     return name in sys.modules
 
-
-def test_they_end_with_that_process_and_are_replaced() -> None:
-    with open_cluster(workers=2, threads=1) as client:
-        workers = worker_processes(os.getpid())
+if __name__ == "__main__":
+    with open_cluster(workers=2, threads=1, local_directory=sys.argv[1]) as client:
+        workers = [psutil.Process(pid) for pid in client.run(os.getpid).values()]
         (server,) = {worker.ppid() for worker in workers}
         assert server != os.getpid()
         os.kill(server, signal.SIGKILL)
         _, alive = psutil.wait_procs(workers, timeout=10)
         assert alive == []
-        deadline = time.monotonic() + 60
+        until = time.monotonic() + 60
         while len(client.run(os.getpid, on_error="ignore")) < 2:
-            assert time.monotonic() < deadline
+            assert time.monotonic() < until
             time.sleep(0.1)
-        assert client.submit(sum, [1, 2], pure=False).result(timeout=60) == 3
-        assert len(worker_processes(os.getpid())) == 2
         assert list(client.run(has_imported, "infra.forked").values()) == [True, True]
+        assert server not in client.run(os.getppid).values()
+        print(client.submit(sum, [1, 2], pure=False).result(timeout=60))
+"""
+
+ENVIRONMENT = """
+import os, sys
+from infra.cluster import open_cluster
+
+if __name__ == "__main__":
+    with open_cluster(workers=1, threads=1, local_directory=sys.argv[1]) as client:
+        assert list(client.run(os.getppid).values()) != [os.getpid()]
+    with open_cluster(
+        workers=1, threads=1, local_directory=sys.argv[1], imports=["colorsys"]
+    ) as client:
+        assert list(client.run(os.getppid).values()) == [os.getpid()]  # not what was imported
+    os.environ["MINE"] = "since then"
+    with open_cluster(workers=1, threads=1, local_directory=sys.argv[1]) as client:
+        assert list(client.run(os.getppid).values()) != [os.getpid()]
+        # the second would change what a user's own processes find
+        for name in ("MINE", "PYTHONSAFEPATH"):
+            print(*client.run(os.getenv, name).values())
+"""
+
+
+def run(code: str, folder: Path, *words: str, **more: Any) -> "subprocess.CompletedProcess[str]":
+    """In a process of its own: this one may have begun to fork for other tests."""
+    script = folder / "elsewhere" / "script.py"
+    script.parent.mkdir()
+    script.write_text(code)
+    return subprocess.run(
+        [sys.executable, str(script), *words, str(folder / "dask")],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        **more,
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        pytest.param(REPLACED, "3\n", id="end and are replaced with that process"),
+        pytest.param(ENVIRONMENT, "since then\nNone\n", id="have the environment of the time"),
+    ],
+)
+def test_they(code: str, said: str, tmp_path: Path) -> None:
+    ended = run(code, tmp_path)
+    assert (ended.returncode, ended.stdout) == (0, said), ended.stderr
 
 
 @pytest.mark.parametrize("after_s", [0.05, 0.3])
 def test_that_process_is_lost_while_they_start(tmp_path: Path, after_s: float) -> None:
     """While it imports, and their nannies wait for it."""
-    script = tmp_path / "lost.py"
-    script.write_text(LOST)
-    ended = subprocess.run(
-        [sys.executable, str(script), str(after_s), str(tmp_path / "dask")],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    ended = run(LOST, tmp_path, str(after_s))
     assert (ended.returncode, ended.stdout) == (0, "2 3\n"), ended.stderr
-
-
-def test_they_have_the_environment_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    with open_cluster(workers=1, threads=1):
-        pass
-    with open_cluster(workers=1, threads=1, imports=["colorsys"]) as client:
-        assert list(client.run(os.getppid).values()) == [os.getpid()]  # not what was imported
-    monkeypatch.setenv("MINE", "since then")
-    with open_cluster(workers=1, threads=1) as client:
-        assert list(client.run(variable, "MINE").values()) == ["since then"]
-        # which would change what a user's own processes find
-        assert list(client.run(variable, "PYTHONSAFEPATH").values()) == [None]
 
 
 def test_where_their_socket_has_no_place_they_are_spawned(tmp_path: Path) -> None:
     folder = tmp_path / ("long" * 30)
     folder.mkdir()
-    script = tmp_path / "spawned.py"
-    script.write_text(SPAWNED)
-    ended = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "dask")],
-        env={**os.environ, "TMPDIR": str(folder)},
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    ended = run(SPAWNED, tmp_path, env={**os.environ, "TMPDIR": str(folder)})
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "True\n", "")
 
 
 @pytest.mark.parametrize("after_s", [0.02, 0.3])
 def test_ctrl_c_meets_none_of_them_nor_a_users_module(tmp_path: Path, after_s: float) -> None:
     (tmp_path / "distributed.py").write_text("raise SystemExit('the wrong module')\n")
-    script = tmp_path / "elsewhere" / "interrupted.py"
-    script.parent.mkdir()
-    script.write_text(INTERRUPTED)
-    ended = subprocess.run(
-        [sys.executable, str(script), str(after_s), str(tmp_path / "dask")],
-        cwd=tmp_path,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        start_new_session=True,
-    )
+    ended = run(INTERRUPTED, tmp_path, str(after_s), cwd=tmp_path, start_new_session=True)
     assert (ended.returncode, ended.stdout) == (0, "interrupted\nagain\n3\n"), ended.stderr
     assert ended.stderr == ""
