@@ -234,23 +234,24 @@ def _move(filesystem: Any, name: str, path: str) -> None:
 
 def _rename(filesystem: Any, name: str, path: str) -> None:
     """Some take the place of what is there, some refuse to, and some do neither and say nothing."""
-    refused: OSError | None = None
+    refused: Exception | None = None
     try:
         filesystem.mv(name, path)
-    except OSError as error:
+    except Exception as error:  # noqa: BLE001 - FTP and SFTP have errors of their own
         refused = error
     if not _stands(filesystem, name):
         return
     if not _stands(filesystem, path):
         raise refused or RunError(f"{path} could not be written: {name} was not renamed.")
-    filesystem.rm_file(path)
+    whole = f"All of it is in {name}."
     try:
+        filesystem.rm_file(path)
         filesystem.mv(name, path)
-    except OSError as error:
-        refused = error
-    if not _stands(filesystem, path):
-        why = f" ({refused})" if refused else ""
-        raise _UnmovedError(f"{path} could not be written{why}. All of it is in {name}.")
+        moved = _stands(filesystem, path)
+    except BaseException as error:  # what ends it here must not take the only copy along
+        raise _UnmovedError(f"{path} could not be written ({error!r}). {whole}") from error
+    if not moved:
+        raise _UnmovedError(f"{path} could not be written: {name} was not renamed. {whole}")
 
 
 def _stands(filesystem: Any, path: str) -> bool:
@@ -282,7 +283,7 @@ def _new(filesystem: Any, paths: Sequence[str]) -> Iterator[list[str]]:
     finally:
         for name in left:
             # an error that brought us here says more
-            with suppress(OSError):
+            with suppress(Exception):
                 if _stands(filesystem, name):
                     filesystem.rm_file(name)
         filesystem.invalidate_cache()

@@ -44,11 +44,10 @@ def finish(home: Home, name: str | None = None) -> tuple[list[Finished], list[Ru
     done: list[Finished] = []
     errors: list[RunError] = []
     for entry in found:
-        folder = held(home, entry)
-        if folder is None:
-            continue
+        folder = None
         try:
-            if not folder.entry.recorded:
+            folder = held(home, entry)
+            if folder is not None and not folder.entry.recorded:
                 done.append(_finish(folder, home))
         except RunError as error:
             errors.append(error)
@@ -56,7 +55,8 @@ def finish(home: Home, name: str | None = None) -> tuple[list[Finished], list[Ru
             told = without_secrets(str(error)) or type(error).__name__
             errors.append(RunError(f"The run {entry.name} could not be recorded: {told}"))
         finally:
-            folder.release()
+            if folder is not None:
+                folder.release()
     return done, errors
 
 
@@ -69,6 +69,11 @@ def _nothing_to_record(folder: RunFolder) -> Finished:
 
 def _finish(folder: RunFolder, home: Home) -> Finished:
     findings = folder.kept(FINDINGS, Findings)
+    if findings is None and folder.is_trained:
+        raise RunError(
+            f"What the run {folder.entry.name} has found, {folder.path / FINDINGS}, is damaged or "
+            "was kept by another version of Boostline. Record it with that one."
+        )
     if findings is None and not (folder.spool / RUN).exists():
         return _nothing_to_record(folder)
     track = findings.config.track if findings else TrackConfig()

@@ -2,7 +2,8 @@
 
 Most of a worker's start are imports. Here one process does them, early, beside whatever else
 starts, and a worker is there at once, also in place of one that was lost; and the libraries are in
-memory once for all workers. It imports and waits, so no thread and no lock of it is copied.
+memory once for all workers. It imports and waits; threads that libraries start meanwhile (BLAS,
+Arrow's allocator) are theirs to start again in a fork, which they do.
 """
 
 import os

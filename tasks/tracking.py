@@ -347,10 +347,11 @@ class Recorder:
             with self._changed:
                 if self._given_up.is_set():
                     return  # the spool is another's now, who will send this once more
-                # what a full disk does not take is sent once more by who goes on
+                # a full disk does not take it; the thread goes on, and the count is written later
                 with suppress(OSError):
                     for event in refused:
                         self._spool.refuse(event)
+                with suppress(OSError):
                     self._spool.confirm(batch)
                 self._refused += len(refused)
                 self._confirmed += len(batch)
