@@ -161,7 +161,8 @@ def _trained(config: Config, place: Home, choice: Sequence[str]) -> Outcome:
             dataset, profile = fit_scaler(config, dataset, plan, place, client, device)
         folder.settle(profile.dataset_digest)
         describe_data(recorder, dataset, plan, profile)
-        example = example_of(profile)  # while what it is read from is there
+        # while what they are read from is there, and as it is
+        example, origin = example_of(profile), origin_here()
         with clock.step("train"), at_full_size(client):
             trained = train_model(
                 config, dataset, plan, profile, place, client, rounds_to(recorder), device
@@ -176,7 +177,7 @@ def _trained(config: Config, place: Home, choice: Sequence[str]) -> Outcome:
             trained=trained,
             report=report,
             example=example,
-            origin=origin_here(),
+            origin=origin,
         )
         with clock.step("record"):
             logged = record_run(found, recorder, folder)

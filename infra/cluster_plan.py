@@ -1,6 +1,8 @@
 """What every kind of cluster is opened with, and how it says that it could not be."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -113,7 +115,7 @@ def threads_here(workers: int) -> int:
 
 
 def worker_variables(
-    threads: int, environment: Mapping[str, str], *, quiet: bool = False
+    threads: int, more: Mapping[str, str], *, quiet: bool = False
 ) -> dict[str, str]:
     """Environment of a worker process, from its first import on."""
     return {
@@ -131,8 +133,23 @@ def worker_variables(
         "MALLOC_ARENA_MAX": "1",
         # Holds until the worker's output goes to a file.
         **({"DASK_LOGGING__DISTRIBUTED": "warning"} if quiet else {}),
-        **environment,
+        **more,
     }
+
+
+@contextmanager
+def environment(variables: Mapping[str, str], *others: str) -> Iterator[None]:
+    """This process's, with these variables while it lasts; `others` are as before after it, too."""
+    before = {name: os.environ.get(name) for name in [*variables, *others]}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def as_variables(settings: Mapping[str, object]) -> dict[str, str]:

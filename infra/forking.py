@@ -6,7 +6,6 @@ memory once for all workers. It imports and waits; threads that libraries start 
 Arrow's allocator) are theirs to start again in a fork, which they do.
 """
 
-import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 
-from infra.cluster_plan import threads_here, worker_variables
+from infra.cluster_plan import environment, threads_here, worker_variables
 
 SETTINGS = {"distributed.worker.multiprocessing-method": "forkserver"}
 # Imported before what is asked for: Dask's side of a worker, and what comes last.
@@ -65,22 +64,8 @@ def _start(server: _Server) -> None:
     forkserver.set_forkserver_preload(list(server.imports))  # Dask has put a list of its own there
     resource_tracker.ensure_running()  # or it lets Ctrl-C through again
     # `python -c` looks for modules in the user's folder first, where `tasks.py` may be another
-    with _environment({**server.variables, "PYTHONSAFEPATH": "1"}), _ctrl_c_blocked():
+    with environment({**server.variables, "PYTHONSAFEPATH": "1"}), _ctrl_c_blocked():
         forkserver.ensure_running()
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ from infra.cluster_plan import (
     WORKER_SETTINGS,
     ClusterError,
     ClusterPlan,
+    environment,
     fresh_log,
     worker_variables,
 )
@@ -83,7 +84,7 @@ def processes_here(
     }
     with ExitStack() as stack:
         # The environment wins over Dask's settings, and nannies write theirs into it.
-        stack.enter_context(_environment(variables))
+        stack.enter_context(environment(variables, "PYTHONHASHSEED"))
         stack.enter_context(dask.config.set(settings))
         try:
             cluster = start(
@@ -140,17 +141,3 @@ def _closing(cluster: LocalCluster) -> Iterator[None]:
             cluster.sync(close_workers, callback_timeout=CLOSING_LIMIT_S)
         with suppress(TimeoutError):
             cluster.close(timeout=CLOSING_LIMIT_S)
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in [*variables, "PYTHONHASHSEED"]}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
